@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['MOST_VOXELS', 'NUMBERS', 'SITK_SUFFIXES', 'InputError', 'suffix_of', 'whole_file', 'Volume', 'scan_id', 'normalize',
            'binary_label', 'check_volume', 'claimed_size', 'read_array', 'read_numbers', 'one_kind_of_error', 'read_h5',
-           'write_h5', 'simple_itk', 'read_scan', 'write_mask', 'phantom_shape', 'claim_folder', 'write_phantoms']
+           'write_h5', 'check_whole_nifti', 'read_scan', 'write_mask', 'phantom_shape', 'claim_folder',
+           'write_phantoms']
 
-# %% ../nbs/01_volumes.ipynb #1039ffe7
+# %% ../nbs/01_volumes.ipynb #8a647834
 import errno
+import gzip
 import json
 import os
 import secrets
@@ -22,7 +24,7 @@ import numpy as np
 
 from .phantom import field_grid, make_phantom
 
-# %% ../nbs/01_volumes.ipynb #3450703a
+# %% ../nbs/01_volumes.ipynb #03f8bb05
 class InputError(ValueError):
     "A mistake in what the user gave: one line that says what, where, and how to mend it."
 
@@ -32,7 +34,7 @@ class InputError(ValueError):
     ):
         super().__init__(" ".join(str(message).split()))
 
-# %% ../nbs/01_volumes.ipynb #e4051ef0
+# %% ../nbs/01_volumes.ipynb #77377629
 def suffix_of(
     path,  # str or Path
 ):  # str: the suffix in lower case, ".nii.gz" in one piece
@@ -67,7 +69,7 @@ def whole_file(
     finally:
         temporary.unlink(missing_ok=True)
 
-# %% ../nbs/01_volumes.ipynb #6d387d3b
+# %% ../nbs/01_volumes.ipynb #d9cc8763
 @dataclass(frozen=True)
 class Volume:
     "One scan."
@@ -101,7 +103,7 @@ def normalize(
         raise InputError(f"{where}: all voxels have the value {mean:g}: not a scan, leave it out")
     return ((image - mean) / deviation).astype(np.float32)
 
-# %% ../nbs/01_volumes.ipynb #f58994f6
+# %% ../nbs/01_volumes.ipynb #6f8c9319
 def binary_label(
     label,  # array of numbers, any shape
     where="label",  # str, what to name in messages
@@ -119,7 +121,7 @@ def binary_label(
     shown = ", ".join(f"{v:g}" for v in values[:5]) + (", ..." if len(values) > 5 else "")
     raise InputError(f"{where}: label values {shown}: only 0 (background) and 1 (atrium) are allowed, merge or drop the others")
 
-# %% ../nbs/01_volumes.ipynb #4f33027f
+# %% ../nbs/01_volumes.ipynb #6233fb16
 def check_volume(
     volume,  # Volume
     labeled=True,  # bool: is a label needed?
@@ -145,7 +147,7 @@ def check_volume(
             warnings.warn(f"{where}: the label is empty", stacklevel=2)
     return volume
 
-# %% ../nbs/01_volumes.ipynb #2ef7f29e
+# %% ../nbs/01_volumes.ipynb #ef7b6ea6
 MOST_VOXELS = 2**31  # more than any scan; a header that claims more is damaged
 NUMBERS = "biuf"  # NumPy's letters for bool, integers and floating point
 
@@ -192,7 +194,7 @@ def read_numbers(
         raise InputError(f"{where}: attribute '{name}' is not {count} {'positive ' * (name == 'spacing')}numbers: correct or remove it")
     return tuple(float(v) for v in values)
 
-# %% ../nbs/01_volumes.ipynb #65b0fa55
+# %% ../nbs/01_volumes.ipynb #85a0b945
 @contextmanager
 def one_kind_of_error(
     path,  # str or Path of a file to be read
@@ -238,18 +240,21 @@ def write_h5(
             if getattr(volume, name) is not None:
                 file.attrs[name] = np.asarray(getattr(volume, name), np.float64)
 
-# %% ../nbs/01_volumes.ipynb #caf17417
+# %% ../nbs/01_volumes.ipynb #477d3516
 SITK_SUFFIXES = (".nrrd", ".nii", ".nii.gz")
 
 
-def simple_itk():  # the module SimpleITK
-    "SimpleITK, imported only when a file needs it. Raises InputError where it is not installed."
-    try:
-        import SimpleITK
-    except ImportError as error:
-        raise InputError("NRRD and NIfTI files need SimpleITK: pip install SimpleITK") from error
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # its warnings go past Python, straight to the terminal
-    return SimpleITK
+def check_whole_nifti(
+    path,  # str or Path of a .nii or .nii.gz file
+    needed,  # int, bytes of its header (352) and voxels
+):
+    "Unpack a file to its end. Raises InputError, EOFError or OSError where it is shorter than its header says: SimpleITK would not notice."
+    with open(path, "rb") as file:
+        opener = gzip.open if file.read(2) == b"\x1f\x8b" else open
+    with opener(path, "rb") as file:
+        length = sum(len(block) for block in iter(lambda: file.read(2**20), b""))
+    if length < needed:
+        raise InputError(f"{path}: {length} bytes where the header promises {needed}: the file is truncated, copy it again")
 
 
 def read_scan(
@@ -261,20 +266,23 @@ def read_scan(
     if suffix_of(path) not in SITK_SUFFIXES:
         raise InputError(f"{path}: scans end in .h5, .nrrd, .nii or .nii.gz: convert it, or give another file")
     with one_kind_of_error(path, suffix_of(path)[1:].upper()), np.errstate(over="ignore"):
-        sitk = simple_itk()
+        import SimpleITK as sitk
+
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
         claimed_size(reader.GetSize(), path)
         if reader.GetNumberOfComponents() != 1 or reader.GetDimension() != 3:
             raise InputError(f"{path}: size {reader.GetSize()} with {reader.GetNumberOfComponents()} value(s) a voxel: one value on a 3D grid is needed")
+        if reader.HasMetaDataKey("bitpix"):
+            check_whole_nifti(path, 352 + int(np.prod(reader.GetSize())) * int(reader.GetMetaData("bitpix")) // 8)
         scan = reader.Execute()
         array = sitk.GetArrayFromImage(scan).transpose(2, 1, 0)
         if array.dtype.kind not in NUMBERS:
             raise InputError(f"{path}: voxels of type {scan.GetPixelIDTypeAsString()}: real numbers are needed")
         return Volume(np.ascontiguousarray(array, np.float32), None, scan.GetSpacing(), scan.GetOrigin(), scan.GetDirection(), scan_id(path))
 
-# %% ../nbs/01_volumes.ipynb #37952bf7
+# %% ../nbs/01_volumes.ipynb #f666a525
 def write_mask(
     path,  # str or Path ending in .nrrd, .nii or .nii.gz
     mask,  # (X, Y, Z) of {0, 1}
@@ -286,7 +294,8 @@ def write_mask(
         raise InputError(f"{path}: masks are written as .nii.gz, .nii or .nrrd: change the suffix")
     if mask.shape != like.image.shape:
         raise InputError(f"{path}: mask {mask.shape} and scan {like.id} {like.image.shape} differ in shape")
-    sitk = simple_itk()
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(binary_label(mask, path).transpose(2, 1, 0))
     image.SetSpacing(like.spacing or (1.0, 1.0, 1.0))
     image.SetOrigin(like.origin or (0.0, 0.0, 0.0))
@@ -294,7 +303,7 @@ def write_mask(
     with whole_file(path) as temporary:
         sitk.WriteImage(image, str(temporary), True)
 
-# %% ../nbs/01_volumes.ipynb #89102b94
+# %% ../nbs/01_volumes.ipynb #a6b17955
 def phantom_shape(
     generator,  # numpy.random.Generator
     shape,  # usual sides (X, Y, Z), voxels
