@@ -6,18 +6,17 @@
 __all__ = ['COLORS', 'colors_for', 'grey_window', 'to_uint8', 'plane', 'outline', 'slice_figure', 'planes_figure', 'map_figure',
            'curve_figure', 'mesh', 'surface_figure', 'bar_figure', 'box_figure', 'browse']
 
-# %% ../nbs/03_figures.ipynb #a99bccdf
+# %% ../nbs/03_figures.ipynb #b110a497
 from itertools import cycle
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from skimage.measure import block_reduce, find_contours, marching_cubes
 
-# %% ../nbs/03_figures.ipynb #47cede1c
+# %% ../nbs/03_figures.ipynb #1ecf65d3
 COLORS = {"truth": "#0072B2", "prediction": "#E69F00", "error": "#D55E00",
           "student": "#009E73", "teacher": "#CC79A7", "neutral": "#555555"}
 _PALETTE = [*COLORS.values(), "#56B4E9", "#000000"]
-
 def colors_for(
     names: list, # what is drawn, in order; a key of COLORS in any case keeps its colour
 ) -> list: # one hex colour per name
@@ -26,7 +25,7 @@ def colors_for(
     free = cycle(color for color in _PALETTE if color not in fixed)
     return [color or next(free) for color in fixed]
 
-# %% ../nbs/03_figures.ipynb #73995847
+# %% ../nbs/03_figures.ipynb #685d3b42
 def grey_window(
     array: np.ndarray, # values of any shape and unit
 ) -> tuple: # (low, high) in the array's unit: 1st and 99th percentile of the finite values; one unit wide where these are equal
@@ -45,9 +44,8 @@ def to_uint8(
     scaled = (np.asarray(array, np.float32) - low) / (high - low)
     return np.rint(255 * np.clip(np.nan_to_num(scaled), 0, 1)).astype(np.uint8)
 
-# %% ../nbs/03_figures.ipynb #c7f588e4
+# %% ../nbs/03_figures.ipynb #40159807
 _ACROSS_DOWN = {0: (1, 2), 1: (0, 2), 2: (0, 1)} # cut axis -> axes that run across and down the figure
-
 def plane(volume, axis, index):
     "One plane of (X, Y, Z) as (rows, columns), the way plotly wants it."
     return np.ascontiguousarray(np.take(volume, index, axis).T)
@@ -60,11 +58,10 @@ def outline(
     line = np.concatenate([np.append(part, [[np.nan, np.nan]], 0) for part in pieces] or [np.empty((1, 2))])[:-1]
     return line[:, 1].astype(np.float32), line[:, 0].astype(np.float32)
 
-# %% ../nbs/03_figures.ipynb #1204a883
+# %% ../nbs/03_figures.ipynb #de5360ef
 _AXIS = dict(gridcolor="#e3e3e3", zeroline=False, linecolor="#999999", ticks="outside", automargin=True)
 _LEGEND = dict(orientation="h", x=1, xanchor="right", y=1.01, yanchor="bottom")
 def _scale(spacing): return ((1.0, 1.0, 1.0), "voxel") if spacing is None else (spacing, "mm")
-
 def _masks(truth, prediction, shape):
     masks = {name: mask for name, mask in (("truth", truth), ("prediction", prediction)) if mask is not None}
     for name, mask in masks.items():
@@ -80,7 +77,7 @@ def _draw_plane(figure, image, axis, index, masks, window, spacing, column=1):
     for (name, mask), dash, color in zip(masks.items(), ("solid", "dot"), colors_for(masks)):
         x, y = outline(plane(mask, axis, index))
         figure.add_scatter(x=x * np.float32(step[across]), y=y * np.float32(step[down]), mode="lines", name=name, legendgroup=name, row=1, col=column,
-                           showlegend=column == 1, hoverinfo="skip", line=dict(color=color, width=2.5, dash=dash if len(masks) > 1 else "solid"))
+                           showlegend=column == 1, hoverinfo="skip", line=dict(color=color, width=3, dash=dash if len(masks) > 1 else "solid"))
     for a, update, more in ((across, figure.update_xaxes, {}), (down, figure.update_yaxes, dict(scaleanchor=f"x{column}".removesuffix("1")))):
         ends = (-0.5 * step[a], size[a] - 0.5 * step[a])
         update(title=title[a], range=ends[::-1] if (a, down) == (1, 1) else ends, constrain="domain", showgrid=False, row=1, col=column, **more)
@@ -90,7 +87,7 @@ def _finish(figure, title=None, height=380, **more):
     figure.update_layout(title=title, height=height, margin=dict(l=60, r=20, t=80 if title else 50, b=50), legend=_LEGEND)
     return figure.update_layout(**more)
 
-# %% ../nbs/03_figures.ipynb #258cfc7a
+# %% ../nbs/03_figures.ipynb #9db4d0d7
 def slice_figure(
     image: np.ndarray, # (X, Y, Z), any unit
     index: int | None = None, # voxel along `axis`; None: the middle
@@ -103,11 +100,11 @@ def slice_figure(
 ) -> go.Figure: # one heatmap and one line per given mask, also where that is empty in this slice
     "One slice in grey with outlined masks. Raises ValueError if a mask's shape is not the image's."
     index = image.shape[axis] // 2 if index is None else index
-    masks, window = _masks(truth, prediction, image.shape), window or grey_window(image)
-    _draw_plane(figure := make_subplots(), image, axis, index, masks, window, spacing)
+    masks = _masks(truth, prediction, image.shape)
+    _draw_plane(figure := make_subplots(), image, axis, index, masks, window or grey_window(image), spacing)
     return _finish(figure, title or f"slice {'xyz'[axis]} = {index} of {image.shape[axis]}", 460)
 
-# %% ../nbs/03_figures.ipynb #4b2cb96a
+# %% ../nbs/03_figures.ipynb #10334a7b
 def planes_figure(
     image: np.ndarray, # (X, Y, Z), any unit
     truth: np.ndarray | None = None, # (X, Y, Z) mask, solid blue outline
@@ -119,17 +116,17 @@ def planes_figure(
 ) -> go.Figure: # planes across z, y and x, side by side
     "Three orthogonal planes through a point. Raises ValueError if a mask's shape is not the image's."
     masks, window = _masks(truth, prediction, image.shape), window or grey_window(image)
-    step = np.array(_scale(spacing)[0]); size = step * image.shape
-    if at is None: at = np.rint(np.argwhere(np.ones_like(image) if truth is None or not np.any(truth) else truth).mean(0)).astype(int).tolist()
-    figure = make_subplots(1, 3, column_widths=size[[0, 0, 1]].tolist(), horizontal_spacing=0.09)
+    (step, _), inside = _scale(spacing), np.nonzero(truth) if truth is not None and np.any(truth) else map(np.arange, image.shape)
+    at = [int(np.rint(voxels.mean())) for voxels in inside] if at is None else at
+    figure = make_subplots(1, 3, column_widths=[image.shape[a] * step[a] for a in (0, 0, 1)], horizontal_spacing=0.09)
     for column, axis in enumerate((2, 1, 0), 1):
         _draw_plane(figure, image, axis, at[axis], masks, window, spacing, column)
-        (across, down), thin = _ACROSS_DOWN[axis], dict(line=dict(color="white", width=0.7, dash="dash"), row=1, col=column)
+        (across, down), thin = _ACROSS_DOWN[axis], dict(line=dict(color="white", width=1, dash="dash"), row=1, col=column)
         figure.add_vline(at[across] * step[across], **thin).add_hline(at[down] * step[down], **thin)
-    height = 150 + min(450, 600 * size[1:].max() / (2 * size[0] + size[1]))
-    return _finish(figure, title or f"planes through ({', '.join(str(v) for v in at)})", height)
+    x, y, z = np.multiply(image.shape, step)
+    return _finish(figure, title or f"planes through ({', '.join(str(v) for v in at)})", 150 + min(450, 600 * max(y, z) / (2 * x + y)))
 
-# %% ../nbs/03_figures.ipynb #d6ca1e99
+# %% ../nbs/03_figures.ipynb #a2730a43
 def map_figure(
     maps: dict, # name -> (X, Y) array; the first axis is drawn from left to right, the second downwards
     zmin: float | None = None, # value of the lowest colour; None: smallest value of all maps
@@ -153,7 +150,7 @@ def map_figure(
     colors = dict(colorscale=colorscale, colorbar=dict(title=dict(text=unit, side="right"), thickness=14), **ends)
     return _finish(figure, None, 130 + min(450, 720 * tall / len(maps)), coloraxis=colors)
 
-# %% ../nbs/03_figures.ipynb #e877f4bc
+# %% ../nbs/03_figures.ipynb #cc350e3c
 def curve_figure(
     x: np.ndarray, # (N,) positions, for instance iterations
     curves: dict, # name -> (N,) values; NaN leaves a gap
@@ -168,10 +165,10 @@ def curve_figure(
         if values.shape != np.shape(x): raise ValueError(f"curve {name} has shape {values.shape}, x has {np.shape(x)}")
         if log_y: values = np.where(values > 0, values, np.float32("nan"))
         figure.add_scatter(x=np.asarray(x), y=values, name=name, mode="lines" if len(values) > 1 else "markers", line=dict(color=color, width=2))
-    scale = dict(type="log", exponentformat="power", dtick=1) if log_y else {}
-    return _finish(figure, showlegend=True, hovermode="x unified", xaxis_title=x_title, yaxis=dict(title=y_title, **scale))
+    scale = dict(title=y_title, exponentformat="power", **(dict(type="log", dtick=1) if log_y else {}))
+    return _finish(figure, showlegend=True, hovermode="x unified", xaxis_title=x_title, yaxis=scale)
 
-# %% ../nbs/03_figures.ipynb #288c0d06
+# %% ../nbs/03_figures.ipynb #4d7e3ca3
 def mesh(
     mask: np.ndarray, # (X, Y, Z), non-zero inside, not empty
     step_size: int = 1, # side of the blocks that are averaged first, in voxels
@@ -185,24 +182,24 @@ def surface_figure(
     masks: dict, # name -> (X, Y, Z) mask, non-zero inside
     spacing: tuple | None = None, # (x, y, z) in mm; None: axes in voxels
     step_size: int | None = None, # side of the blocks that are averaged; None: the smallest that keeps the figure under about 150 kB
-    opacity: float = 0.5, # 0 invisible, 1 solid
+    opacity: float = 0.5, # of every mesh but the first, which is solid: 0 invisible, 1 solid
 ) -> go.Figure: # one mesh per mask that is not empty, true proportions
     "Surfaces of masks; an empty mask becomes a note instead of a mesh."
-    (step, unit), figure, filled = _scale(spacing), go.Figure(), [name for name, mask in masks.items() if np.any(mask)]
-    for (name, mask), color in zip(masks.items(), colors_for(masks)):
-        if name not in filled: continue
-        meshes = (mesh(mask, size) for size in ([step_size] if step_size else range(1, 1 + max(np.shape(mask)))))
+    (step, unit), figure = _scale(spacing), go.Figure()
+    filled = {name: color for name, color in zip(masks, colors_for(masks)) if np.any(masks[name])}
+    for name, color in filled.items():
+        meshes = (mesh(masks[name], size) for size in ([step_size] if step_size else range(1, 1 + max(np.shape(masks[name])))))
         vertices, faces = next(made for made in meshes if step_size or len(made[1]) <= 8000 / len(filled))
         (x, y, z), (i, j, k) = np.ascontiguousarray((vertices * np.float32(step)).T), np.ascontiguousarray(faces.T)
-        figure.add_mesh3d(x=x, y=y, z=z, i=i, j=j, k=k, color=color, opacity=opacity, name=name, showlegend=True, hoverinfo="name+x+y+z",
+        figure.add_mesh3d(x=x, y=y, z=z, i=i, j=j, k=k, color=color, opacity=opacity if figure.data else 1, name=name, showlegend=True, hoverinfo="name+x+y+z",
                           lighting=dict(ambient=0.45, diffuse=0.8, specular=0.15), lightposition=dict(x=-1000, y=-2000, z=1500))
     note = "<br>".join(f"{name}: empty" for name in masks if name not in filled)
     if note: figure.add_annotation(text=note, showarrow=False, xref="paper", yref="paper", x=0.02, y=0.98, align="left")
     scene = {f"{a}axis": dict(title=f"{a} ({unit})", backgroundcolor="#f4f4f4", gridcolor="#dddddd", nticks=5) for a in "xyz"}
-    scene.update(aspectmode="data", camera_eye=dict(x=0.7, y=-1.7, z=0.7))
+    scene.update(aspectmode="data", camera=dict(eye=dict(x=0.7, y=-1.9, z=0.8), center=dict(x=0, y=0, z=-0.15)))
     return _finish(figure, None, 520, margin=dict(l=0, r=0, b=0), scene=scene, xaxis_visible=False, yaxis_visible=False)
 
-# %% ../nbs/03_figures.ipynb #c81a3b7d
+# %% ../nbs/03_figures.ipynb #2fea0037
 def bar_figure(
     means: dict, # series -> {category: mean}
     errors: dict | None = None, # series -> {category: spread}, same names and unit; None: no error bars
@@ -231,7 +228,7 @@ def box_figure(
                        marker=dict(color=color, size=6, opacity=0.7), line_width=1.5, fillcolor="rgba(0,0,0,0.04)")
     return _finish(figure, showlegend=False, xaxis_type="category", yaxis_title=y_title)
 
-# %% ../nbs/03_figures.ipynb #5d98b1b1
+# %% ../nbs/03_figures.ipynb #b78b77a7
 def browse(
     image: np.ndarray, # (X, Y, Z), any unit
     truth: np.ndarray | None = None, # (X, Y, Z) mask
