@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['REFERENCE_FIELD', 'field_grid', 'ripple', 'ellipsoid', 'bezier', 'paint_tube', 'plan_atrium', 'draw_atrium',
-           'chambers', 'draw_tissue', 'acquire', 'make_phantom', 'best_threshold_dice', 'outline']
+           'chambers', 'draw_tissue', 'acquire', 'make_phantom', 'best_threshold_dice']
 
-# %% ../nbs/00_phantom.ipynb #f30d7e09
+# %% ../nbs/00_phantom.ipynb #9f6802f7
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter, label as label_components
 
-# %% ../nbs/00_phantom.ipynb #39ee608d
+# %% ../nbs/00_phantom.ipynb #a6a1c7f9
 REFERENCE_FIELD = (120.0, 90.0, 60.0)  # mm, the field of view in which the anatomy is described
 
 
@@ -28,7 +28,7 @@ def field_grid(
     axes = [(np.arange(n) + 0.5 - n / 2) * h / scale for n, h in zip(shape, spacing)]
     return [axis.astype(np.float32).reshape(np.roll([-1, 1, 1], a)) for a, axis in enumerate(axes)]
 
-# %% ../nbs/00_phantom.ipynb #bca3e63f
+# %% ../nbs/00_phantom.ipynb #f8cdbefb
 def ripple(
     generator,  # numpy.random.Generator
     grid,  # three broadcastable coordinate arrays, mm
@@ -58,7 +58,7 @@ def ellipsoid(
     turned = (cosine * x + sine * y, cosine * y - sine * x, z)
     return np.sqrt(sum((t / np.float32(a)) ** 2 for t, a in zip(turned, semi_axes)))
 
-# %% ../nbs/00_phantom.ipynb #2e09bfe6
+# %% ../nbs/00_phantom.ipynb #f0f2e034
 def bezier(
     start,  # first point (3,), mm
     pull,  # control point (3,), mm
@@ -83,12 +83,12 @@ def paint_tube(
         near = [axis[cut] - np.float32(c) for axis, cut, c in zip(axes, box, point)]
         mask[box] |= (near[0] ** 2)[:, None, None] + (near[1] ** 2)[:, None] + near[2] ** 2 <= np.float32(radius**2)
 
-# %% ../nbs/00_phantom.ipynb #edaf95eb
+# %% ../nbs/00_phantom.ipynb #dffd2870
 def plan_atrium(
     generator,  # numpy.random.Generator
 ):  # dict: centre, semi_axes, turn, mitral_depth, veins
     "Draw the shape of one atrium: all numbers in mm of the reference field."
-    size = generator.uniform(0.95, 1.08)
+    size = generator.uniform(0.97, 1.07)
     semi_axes = size * np.array([32.0, 20.0, 17.5]) * generator.uniform(0.9, 1.1, 3)
     centre = generator.uniform(-1, 1, 3) * (5, 4, 2.5)
     veins = []
@@ -125,7 +125,7 @@ def draw_atrium(
         mask = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
     return mask, beyond
 
-# %% ../nbs/00_phantom.ipynb #8e0218f2
+# %% ../nbs/00_phantom.ipynb #7bb87bfb
 def chambers(
     generator,  # numpy.random.Generator
     centre,  # centre of the atrium (3,), mm
@@ -165,13 +165,13 @@ def draw_tissue(
     for place in chambers(generator, centre):
         radius = ellipsoid(bent, *place)
         tissue[radius < 1.13] = muscle
-        tissue[radius < 1] = generator.uniform(0.9, 1.1)
+        tissue[radius < 1] = generator.uniform(0.93, 1.1)
     shell = binary_dilation(atrium, iterations=max(1, round(1.8 / voxel))) & ~beyond
     tissue[shell] = wall
-    tissue[atrium] = generator.uniform(0.92, 1.08)
+    tissue[atrium] = generator.uniform(0.92, 1.04)
     return tissue
 
-# %% ../nbs/00_phantom.ipynb #c1b51b28
+# %% ../nbs/00_phantom.ipynb #60031c9b
 def acquire(
     generator,  # numpy.random.Generator
     tissue,  # float32 (X, Y, Z), noise-free signal, blood about 1
@@ -187,7 +187,7 @@ def acquire(
     grey = np.round(100 * np.hypot(signal + noise[0], noise[1]))
     return ((grey - grey.mean(dtype=np.float64)) / grey.std(dtype=np.float64)).astype(np.float32)
 
-# %% ../nbs/00_phantom.ipynb #c4ce6945
+# %% ../nbs/00_phantom.ipynb #3899480d
 def make_phantom(
     seed,  # int >= 0, or a sequence of them: all that the phantom depends on besides shape and spacing
     shape=(96, 72, 48),  # sides (X, Y, Z) in voxels, each at least 32
@@ -203,7 +203,7 @@ def make_phantom(
     tissue = draw_tissue(surroundings, bent, atrium, beyond, plan["centre"], voxel)
     return acquire(scanner, tissue, grid, voxel), atrium.astype(np.uint8)
 
-# %% ../nbs/00_phantom.ipynb #2ae66d3e
+# %% ../nbs/00_phantom.ipynb #b2aa8105
 def best_threshold_dice(
     image,  # (X, Y, Z) any real numbers
     label,  # (X, Y, Z) of {0, 1}, at least one 1
@@ -212,12 +212,3 @@ def best_threshold_dice(
     order = np.argsort(image, axis=None)[::-1]
     hits = np.cumsum(label.ravel()[order], dtype=np.int64)
     return float(np.max(2 * hits / (np.arange(1, hits.size + 1) + hits[-1])))
-
-# %% ../nbs/00_phantom.ipynb #99387ba9
-def outline(
-    mask,  # bool (A, B), a slice of a label
-):  # bool (A, B): voxels of the mask that have a neighbour outside it
-    "Inner border of a two-dimensional mask."
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner

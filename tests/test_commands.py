@@ -1,0 +1,274 @@
+"""The commands: train, stop, kill and resume as whole processes; evaluate, predict and the user's mistakes through `main`."""
+import contextlib
+import importlib
+import io
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from lgermt.volumes import write_phantoms
+
+TINY = "--labeled 2 --patch 32 32 16 --base-channels 2 --stride 32 32 32 --log-every 2 --device cpu".split()
+
+
+@pytest.fixture(scope="session")
+def scans(tmp_path_factory):
+    "Six small phantoms, two of them to score."
+    folder = tmp_path_factory.mktemp("data") / "scans"
+    write_phantoms(folder, train=4, test=2, shape=(48, 40, 32))
+    return folder
+
+
+def command(module, *arguments):
+    "The arguments of a process that runs `python -m lgermt.<module>`."
+    return [sys.executable, "-m", f"lgermt.{module}", *map(str, arguments)]
+
+
+class Said:
+    "What a command printed."
+
+    def __init__(self):
+        self.out, self.err = io.StringIO(), io.StringIO()
+
+    @property
+    def errors(self):
+        return self.err.getvalue().strip().splitlines()
+
+
+def run(module, *arguments, code=0):
+    "Runs a command's `main` to its end and checks the exit code."
+    said, found = Said(), 0
+    with contextlib.redirect_stdout(said.out), contextlib.redirect_stderr(said.err):
+        try:
+            importlib.import_module(f"lgermt.{module}").main([str(a) for a in arguments])
+        except SystemExit as stop:
+            found = stop.code
+    assert found == code, said.out.getvalue() + said.err.getvalue()
+    return said
+
+
+def train(scans, out, *more, code=0):
+    "A tiny training."
+    return run("train", "--data", scans, "--out", out, *TINY, *more, code=code)
+
+
+def weights(out):
+    "Student and teacher of a run."
+    state = torch.load(out / "last.pt", weights_only=True)
+    return {f"{name}.{key}": value for name in ("student", "teacher") if name in state for key, value in state[name].items()}
+
+
+def assert_same_weights(one, other):
+    "Bit for bit."
+    assert weights(one).keys() == weights(other).keys()
+    for key, value in weights(one).items():
+        assert torch.equal(value, weights(other)[key]), key
+
+
+@pytest.fixture(scope="session")
+def finished(scans, tmp_path_factory):
+    "An uninterrupted run of LG-ER-MT."
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    subprocess.run(command("train", "--data", scans, "--out", out, *TINY, "--iterations", 12), check=True)
+    return out
+
+
+def test_train_writes_what_the_design_promises(finished):
+    state = torch.load(finished / "last.pt", weights_only=True)
+    assert {"student", "teacher", "optimizer", "iteration", "random", "config"} <= state.keys() and state["iteration"] == 12
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["method"] == "lg-er-mt" and metrics["split"] == "test" and len(metrics["cases"]) == 2
+    assert metrics["mean"]["dice"] == pytest.approx(np.mean([case["dice"] for case in metrics["cases"]]))
+    assert metrics["empty_predictions"] in range(3)
+    log = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    assert [entry["iteration"] for entry in log] == [2, 4, 6, 8, 10, 12]
+    assert {"loss", "supervised", "consistency", "entropy", "local", "global", "ramp", "learning_rate"} <= log[0].keys()
+    config = json.loads((finished / "config.json").read_text())
+    assert config["norm"] and config["orientations"] and config["versions"]["torch"] == torch.__version__
+    assert list(finished.glob("events.out.tfevents.*"))
+    page = (finished / "report.html").read_text()
+    assert "phantom_00" in page and "src=\"http" not in page
+
+
+def test_same_seed_same_weights_other_seed_others(scans, finished, tmp_path):
+    train(scans, tmp_path / "again", "--iterations", 12)
+    assert_same_weights(finished, tmp_path / "again")
+    train(scans, tmp_path / "other", "--iterations", 12, "--seed", 1)
+    assert any(not torch.equal(value, weights(finished)[key]) for key, value in weights(tmp_path / "other").items())
+
+
+def test_killed_at_random_moments_and_resumed_is_bit_identical(scans, finished, tmp_path):
+    out, kills = tmp_path / "killed", 0
+    arguments = command("train", "--data", scans, "--out", out, *TINY, "--iterations", 12, "--checkpoint-every", 2)
+    moments = random.Random(0)
+    for attempt in range(40):
+        process = subprocess.Popen(arguments + ["--resume"] * (out / "config.json").exists(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        log = out / "log.jsonl"
+        before = log.stat().st_mtime if log.exists() else 0
+        while process.poll() is None and not (log.exists() and log.stat().st_mtime > before):
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.1))
+        if kills < 5 and process.poll() is None:
+            process.kill()
+            kills += 1
+        process.communicate(timeout=120)
+        if (out / "last.pt").exists():
+            torch.load(out / "last.pt", weights_only=True)
+        if process.returncode == 0:
+            break
+    assert process.returncode == 0 and kills >= 3
+    assert not list(out.glob(".*")), "a killed writer's temporary file stays behind"
+    assert_same_weights(finished, out)
+    log = [json.loads(line)["iteration"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert log == [2, 4, 6, 8, 10, 12]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_writes_a_checkpoint_and_says_how_to_go_on(scans, tmp_path, number):
+    out = tmp_path / "stopped"
+    process = subprocess.Popen(command("train", "--data", scans, "--out", out, *TINY, "--iterations", 100000),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (out / "log.jsonl").exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in errors.splitlines()[-1], errors
+    assert torch.load(out / "last.pt", weights_only=True)["iteration"] > 0
+
+
+def test_evaluate_agrees_with_the_training_run(scans, finished, tmp_path):
+    run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--out", tmp_path / "scores.json")
+    ours, theirs = (json.loads(p.read_text()) for p in (tmp_path / "scores.json", finished / "metrics.json"))
+    assert ours["cases"] == theirs["cases"] and ours["mean"] == theirs["mean"]
+    one = tmp_path / "one.list"
+    one.write_text("phantom_000\n")
+    run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--split", one, "--network", "teacher", "--out", tmp_path / "one.json")
+    assert [case["id"] for case in json.loads((tmp_path / "one.json").read_text())["cases"]] == ["phantom_000"]
+
+
+def test_predict_writes_a_mask_on_the_scans_own_grid(scans, finished, tmp_path):
+    import SimpleITK
+
+    scan = scans / "phantom_004" / "mri_norm2.h5"
+    said = run("predict", "--checkpoint", finished / "last.pt", "--out", tmp_path / "masks", scan)
+    mask = SimpleITK.ReadImage(str(tmp_path / "masks" / "phantom_004_pred.nii.gz"))
+    with h5py.File(scan) as file:
+        assert mask.GetSize() == file["image"].shape
+        assert mask.GetSpacing() == pytest.approx(tuple(file.attrs["spacing"]))
+    assert "phantom_004" in said.out.getvalue() and (tmp_path / "masks" / "predictions.csv").exists()
+    again = run("predict", "--checkpoint", finished / "last.pt", "--out", tmp_path / "masks", scan, code=2)
+    assert "--overwrite" in again.errors[0]
+
+
+def damaged(scans, tmp_path, case, change):
+    "A copy of the scans with one of them changed."
+    copy = tmp_path / "copy"
+    shutil.copytree(scans, copy)
+    change(copy / case / "mri_norm2.h5")
+    return copy
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def edit(function):
+    def change(path):
+        with h5py.File(path, "r+") as file:
+            function(file)
+    return change
+
+
+def set_voxel(file):
+    file["image"][1, 2, 3] = np.nan
+
+
+def odd_label(file):
+    file["label"][1, 2, 3] = 7
+
+
+def drop(name):
+    return edit(lambda file: file.__delitem__(name))
+
+
+@pytest.mark.parametrize("case, change, says", [
+    ("phantom_000", truncate, "mri_norm2.h5"),
+    ("phantom_000", lambda path: path.unlink(), "mri_norm2.h5"),
+    ("phantom_000", lambda path: path.write_bytes(b""), "mri_norm2.h5"),
+    ("phantom_000", drop("image"), "image"),
+    ("phantom_000", drop("label"), "label"),
+    ("phantom_000", edit(set_voxel), "NaN"),
+    ("phantom_001", edit(odd_label), "label"),
+    ("phantom_005", truncate, "mri_norm2.h5"),
+])
+def test_a_damaged_scan_is_named(scans, tmp_path, case, change, says):
+    copy = damaged(scans, tmp_path, case, change)
+    (line,) = train(copy, tmp_path / "out", "--iterations", 4, code=2).errors
+    assert case in line and says in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unannotated_scan_needs_no_label(scans, tmp_path):
+    train(damaged(scans, tmp_path, "phantom_003", drop("label")), tmp_path / "out", "--iterations", 2)
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["--labeled", 5], "--labeled 5"),
+    (["--labeled", 0], "--labeled 0"),
+    (["--labeled", 4], "vnet"),
+    (["--patch", 32, 30, 16], "32 32 16"),
+    (["--patch", 32, 32], "patch"),
+    (["--method", "magic"], "lg-er-mt"),
+    (["--iterations", -3], "--iterations"),
+    (["--hold-out", 9], "--hold-out"),
+    (["--labeled-batch-size", 9], "--labeled-batch-size"),
+    (["--norm", "layer"], "norm"),
+    (["--device", "cuda:99"], "--device"),
+    (["--resume"], "--resume"),
+    (["--iteratons", 3], "--iterations"),
+])
+def test_a_mistake_is_one_line_and_exit_code_2(scans, tmp_path, arguments, says):
+    (line,) = train(scans, tmp_path / "out", *arguments, code=2).errors
+    assert says in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_over(scans, finished):
+    before = (finished / "last.pt").read_bytes()
+    assert "--resume" in train(scans, finished, "--iterations", 12, code=2).errors[0]
+    assert "--seed 9" in train(scans, finished, "--iterations", 12, "--seed", 9, "--resume", code=2).errors[0]
+    assert (finished / "last.pt").read_bytes() == before
+
+
+def test_checkpoints_that_cannot_be_trusted(scans, finished, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "exploded",))
+
+    torch.save({"student": Bomb()}, tmp_path / "bomb.pt")
+    (tmp_path / "half.pt").write_bytes((finished / "last.pt").read_bytes()[:5000])
+    state = torch.load(finished / "last.pt", weights_only=True)
+    state["config"]["base_channels"] = 4
+    torch.save(state, tmp_path / "other.pt")
+    for name in ("bomb.pt", "half.pt", "other.pt", "missing.pt"):
+        (line,) = run("evaluate", "--checkpoint", tmp_path / name, "--data", scans, "--out", tmp_path / "no.json", code=2).errors
+        assert name in line
+    assert not (tmp_path / "exploded").exists() and not (tmp_path / "no.json").exists()
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(scans, tmp_path):
+    out = tmp_path / "diverged"
+    line = train(scans, out, "--iterations", 40, "--learning-rate", 1e20, "--norm", "none", code=1).errors[-1]
+    assert "no number" in line and "phantom_" in line
+    assert not (out / "last.pt").exists()
