@@ -8,7 +8,7 @@ __all__ = ['MOST_VOXELS', 'NUMBERS', 'SITK_SUFFIXES', 'InputError', 'suffix_of',
            'write_h5', 'check_whole_nifti', 'read_scan', 'write_mask', 'phantom_shape', 'claim_folder',
            'write_phantoms']
 
-# %% ../nbs/01_volumes.ipynb #f4cc533d
+# %% ../nbs/01_volumes.ipynb #2ecf7421
 import errno
 import gzip
 import json
@@ -24,7 +24,7 @@ import numpy as np
 
 from .phantom import field_grid, make_phantom
 
-# %% ../nbs/01_volumes.ipynb #ed5b6670
+# %% ../nbs/01_volumes.ipynb #6537fd5e
 class InputError(ValueError):
     "A mistake in what the user gave: one line that says what, where, and how to mend it."
 
@@ -34,7 +34,7 @@ class InputError(ValueError):
     ):
         super().__init__(" ".join(str(message).split()))
 
-# %% ../nbs/01_volumes.ipynb #16a77ada
+# %% ../nbs/01_volumes.ipynb #d2db94aa
 def suffix_of(
     path,  # str or Path
 ):  # str: the suffix in lower case, ".nii.gz" in one piece
@@ -69,7 +69,7 @@ def whole_file(
     finally:
         temporary.unlink(missing_ok=True)
 
-# %% ../nbs/01_volumes.ipynb #63aeca2a
+# %% ../nbs/01_volumes.ipynb #9ee39629
 @dataclass(frozen=True)
 class Volume:
     "One scan."
@@ -90,7 +90,7 @@ def scan_id(
     name = path.name[: len(path.name) - len(suffix_of(path))]
     return path.resolve().parent.name if name in ("mri_norm2", "lgemri", "laendo") else name
 
-# %% ../nbs/01_volumes.ipynb #1fd8a5b5
+# %% ../nbs/01_volumes.ipynb #88f5e669
 def normalize(
     image,  # (X, Y, Z) of numbers
     where="image",  # str, what to name in an error
@@ -103,7 +103,7 @@ def normalize(
         raise InputError(f"{where}: all voxels have the value {mean:g}: not a scan, leave it out")
     return ((image - mean) / deviation).astype(np.float32)
 
-# %% ../nbs/01_volumes.ipynb #ade26d91
+# %% ../nbs/01_volumes.ipynb #7ba8eeec
 def binary_label(
     label,  # array of numbers, any shape
     where="label",  # str, what to name in messages
@@ -121,7 +121,7 @@ def binary_label(
     shown = ", ".join(f"{v:g}" for v in values[:5]) + (", ..." if len(values) > 5 else "")
     raise InputError(f"{where}: label values {shown}: only 0 (background) and 1 (atrium) are allowed, merge or drop the others")
 
-# %% ../nbs/01_volumes.ipynb #c3df4c2d
+# %% ../nbs/01_volumes.ipynb #9cc713a2
 def check_volume(
     volume,  # Volume
     labeled=True,  # bool: is a label needed?
@@ -147,7 +147,7 @@ def check_volume(
             warnings.warn(f"{where}: the label is empty", stacklevel=2)
     return volume
 
-# %% ../nbs/01_volumes.ipynb #832f35c3
+# %% ../nbs/01_volumes.ipynb #9c074645
 MOST_VOXELS = 2**31  # more than any scan; a header that claims more is damaged
 NUMBERS = "biuf"  # NumPy's letters for bool, integers and floating point
 
@@ -179,7 +179,7 @@ def read_array(
     claimed_size(data.shape, where, os.path.getsize(file.filename))
     return data[()]
 
-# %% ../nbs/01_volumes.ipynb #03384786
+# %% ../nbs/01_volumes.ipynb #5f54c91b
 def read_numbers(
     file,  # open h5py.File
     name,  # "spacing", "origin" or "direction"
@@ -215,7 +215,7 @@ def one_kind_of_error(
         reason = " ".join(str(error).split())[-160:] or type(error).__name__
         raise InputError(f"{path}: cannot be read as {what} ({reason}): copy or make it again") from error
 
-# %% ../nbs/01_volumes.ipynb #d4d3416a
+# %% ../nbs/01_volumes.ipynb #bf17a656
 def read_h5(
     path,  # str or Path of a file with `image` and perhaps `label`
 ):  # Volume; the image as it is, not normalised again
@@ -240,10 +240,10 @@ def write_h5(
             if getattr(volume, name) is not None:
                 file.attrs[name] = np.asarray(getattr(volume, name), np.float64)
 
-# %% ../nbs/01_volumes.ipynb #f2cf3fb5
+# %% ../nbs/01_volumes.ipynb #47f0f9d4
 SITK_SUFFIXES = (".nrrd", ".nii", ".nii.gz")
 
-# %% ../nbs/01_volumes.ipynb #9e4aabc6
+# %% ../nbs/01_volumes.ipynb #4cb4dc10
 def check_whole_nifti(
     path,  # str or Path of a .nii or .nii.gz file
     needed,  # int, bytes of its header (352) and voxels
@@ -256,7 +256,7 @@ def check_whole_nifti(
     if length < needed:
         raise InputError(f"{path}: {length} bytes where the header promises {needed}: the file is truncated, copy it again")
 
-# %% ../nbs/01_volumes.ipynb #82630f4d
+# %% ../nbs/01_volumes.ipynb #4cbf920e
 def read_scan(
     path,  # str or Path ending in .h5, .nrrd, .nii or .nii.gz
 ):  # Volume; the image as stored, not normalised
@@ -268,6 +268,7 @@ def read_scan(
     with one_kind_of_error(path, suffix_of(path)[1:].upper()), np.errstate(over="ignore"):
         import SimpleITK as sitk
 
+        sitk.ProcessObject.SetGlobalWarningDisplay(False)  # its warnings go past Python to the terminal, several lines each
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
@@ -282,7 +283,7 @@ def read_scan(
             raise InputError(f"{path}: voxels of type {scan.GetPixelIDTypeAsString()}: real numbers are needed")
         return Volume(np.ascontiguousarray(array, np.float32), None, scan.GetSpacing(), scan.GetOrigin(), scan.GetDirection(), scan_id(path))
 
-# %% ../nbs/01_volumes.ipynb #d95aa3f5
+# %% ../nbs/01_volumes.ipynb #685485f5
 def write_mask(
     path,  # str or Path ending in .nrrd, .nii or .nii.gz
     mask,  # (X, Y, Z) of {0, 1}
@@ -303,7 +304,7 @@ def write_mask(
     with whole_file(path) as temporary:
         sitk.WriteImage(image, str(temporary), True)
 
-# %% ../nbs/01_volumes.ipynb #b691a7a7
+# %% ../nbs/01_volumes.ipynb #8f81e8f6
 def phantom_shape(
     generator,  # numpy.random.Generator
     shape,  # usual sides (X, Y, Z), voxels
@@ -332,7 +333,7 @@ def claim_folder(
         with whole_file(note) as temporary:
             temporary.write_text(json.dumps(parameters, indent=1) + "\n")
 
-# %% ../nbs/01_volumes.ipynb #81f165ad
+# %% ../nbs/01_volumes.ipynb #db13de02
 def write_phantoms(
     folder,  # str or Path to write to; made where it is missing
     train=24,  # number of scans in train.list, at least 1
