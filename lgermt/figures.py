@@ -6,14 +6,14 @@
 __all__ = ['COLORS', 'colors_for', 'grey_window', 'to_uint8', 'plane', 'outline', 'slice_figure', 'planes_figure', 'map_figure',
            'curve_figure', 'mesh', 'surface_figure', 'bar_figure', 'box_figure', 'browse']
 
-# %% ../nbs/03_figures.ipynb #bdd4ac02
+# %% ../nbs/03_figures.ipynb #8f2f3dd3
 from itertools import cycle
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from skimage.measure import block_reduce, find_contours, marching_cubes
 
-# %% ../nbs/03_figures.ipynb #482dc9d6
+# %% ../nbs/03_figures.ipynb #6ddc76a4
 COLORS = {"truth": "#0072B2", "prediction": "#E69F00", "error": "#D55E00",
           "student": "#009E73", "teacher": "#CC79A7", "neutral": "#555555"}
 _PALETTE = [*COLORS.values(), "#56B4E9", "#000000"]
@@ -25,7 +25,7 @@ def colors_for(
     free = cycle(color for color in _PALETTE if color not in fixed)
     return [color or next(free) for color in fixed]
 
-# %% ../nbs/03_figures.ipynb #5ec9c6af
+# %% ../nbs/03_figures.ipynb #a37aa932
 def grey_window(
     array: np.ndarray, # values of any shape and unit
 ) -> tuple: # (low, high) in the array's unit: 1st and 99th percentile of the finite values; one unit wide where these are equal
@@ -44,7 +44,7 @@ def to_uint8(
     scaled = (np.asarray(array, np.float32) - low) / (high - low)
     return np.rint(255 * np.clip(np.nan_to_num(scaled), 0, 1)).astype(np.uint8)
 
-# %% ../nbs/03_figures.ipynb #e2a1100b
+# %% ../nbs/03_figures.ipynb #38fb5d73
 _ACROSS_DOWN = {0: (1, 2), 1: (0, 2), 2: (0, 1)} # cut axis -> axes that run across and down the figure
 def plane(volume, axis, index):
     "One plane of (X, Y, Z) as (rows, columns), the way plotly wants it."
@@ -58,7 +58,7 @@ def outline(
     line = np.concatenate([np.append(part, [[np.nan, np.nan]], 0) for part in pieces] or [np.empty((1, 2))])[:-1]
     return line[:, 1].astype(np.float32), line[:, 0].astype(np.float32)
 
-# %% ../nbs/03_figures.ipynb #01013b40
+# %% ../nbs/03_figures.ipynb #25db79bf
 _AXIS = dict(gridcolor="#e3e3e3", zeroline=False, linecolor="#999999", ticks="outside", automargin=True)
 _LEGEND = dict(orientation="h", x=1, xanchor="right", y=1.01, yanchor="bottom")
 def _scale(spacing): return ((1.0, 1.0, 1.0), "voxel") if spacing is None else (spacing, "mm")
@@ -87,7 +87,7 @@ def _finish(figure, title=None, height=380, **more):
     figure.update_layout(title=title, height=height, margin=dict(l=60, r=20, t=80 if title else 50, b=50), legend=_LEGEND)
     return figure.update_layout(**more)
 
-# %% ../nbs/03_figures.ipynb #15e6f52b
+# %% ../nbs/03_figures.ipynb #3e3f2de6
 def slice_figure(
     image: np.ndarray, # (X, Y, Z), any unit
     index: int | None = None, # voxel along `axis`; None: the middle
@@ -104,7 +104,7 @@ def slice_figure(
     _draw_plane(figure, image, axis, index, masks, window or grey_window(image), spacing)
     return _finish(figure, title or f"slice {'xyz'[axis]} = {index} of {image.shape[axis]}", 460)
 
-# %% ../nbs/03_figures.ipynb #8354e8e0
+# %% ../nbs/03_figures.ipynb #72d69459
 def planes_figure(
     image: np.ndarray, # (X, Y, Z), any unit
     truth: np.ndarray | None = None, # (X, Y, Z) mask, solid blue outline
@@ -126,7 +126,7 @@ def planes_figure(
     (x, y, z), title = np.multiply(image.shape, step), title or f"planes through ({', '.join(str(v) for v in at)})"
     return _finish(figure, title, 150 + min(450, 600 * max(y, z) / (2 * x + y)))
 
-# %% ../nbs/03_figures.ipynb #36bb34a2
+# %% ../nbs/03_figures.ipynb #8057bf0e
 def map_figure(
     maps: dict, # name -> (X, Y) array; the first axis is drawn from left to right, the second downwards
     zmin: float | None = None, # value of the lowest colour; None: smallest value of all maps
@@ -149,7 +149,7 @@ def map_figure(
     colors = dict(colorscale=colorscale, colorbar=dict(title=dict(text=unit, side="right"), thickness=14), **ends)
     return _finish(figure, None, 130 + min(450, 720 * tall / len(maps)), coloraxis=colors)
 
-# %% ../nbs/03_figures.ipynb #82c5da0b
+# %% ../nbs/03_figures.ipynb #a66d6ce9
 def curve_figure(
     x: np.ndarray, # (N,) positions, for instance iterations
     curves: dict, # name -> (N,) values; NaN leaves a gap
@@ -167,7 +167,7 @@ def curve_figure(
     scale = dict(title=y_title, exponentformat="power", **(dict(type="log", dtick=1) if log_y else {}))
     return _finish(figure, showlegend=True, hovermode="x unified", xaxis_title=x_title, yaxis=scale)
 
-# %% ../nbs/03_figures.ipynb #fdf69b13
+# %% ../nbs/03_figures.ipynb #eb8d7808
 def mesh(
     mask: np.ndarray, # (X, Y, Z), non-zero inside, not empty
     step_size: int = 1, # side of the blocks that are averaged first, in voxels
@@ -198,7 +198,7 @@ def surface_figure(
     scene.update(aspectmode="data", camera=dict(eye=dict(x=0.7, y=-1.9, z=0.8), center=dict(x=0, y=0, z=-0.15)))
     return _finish(figure, None, 520, margin=dict(l=0, r=0, b=0), scene=scene, xaxis_visible=False, yaxis_visible=False)
 
-# %% ../nbs/03_figures.ipynb #a8b0ba9b
+# %% ../nbs/03_figures.ipynb #61103452
 def bar_figure(
     means: dict, # series -> {category: mean}
     errors: dict | None = None, # series -> {category: spread}, same names and unit; None: no error bars
@@ -227,7 +227,7 @@ def box_figure(
                        marker=dict(color=color, size=6, opacity=0.7), line_width=1.5, fillcolor="rgba(0,0,0,0.04)")
     return _finish(figure, showlegend=False, xaxis_type="category", yaxis_title=y_title)
 
-# %% ../nbs/03_figures.ipynb #5e4f3665
+# %% ../nbs/03_figures.ipynb #dd22f16a
 def browse(
     image: np.ndarray, # (X, Y, Z), any unit
     truth: np.ndarray | None = None, # (X, Y, Z) mask

@@ -6,7 +6,7 @@
 __all__ = ['METRICS', 'NOT_LOSSES', 'STYLE', 'EXPLANATION', 'metrics_table', 'log_columns', 'report_curves', 'stress_total',
            'figure_html', 'case_figures', 'report_html', 'training_report']
 
-# %% ../nbs/03b_report.ipynb #34133843
+# %% ../nbs/03b_report.ipynb #3cf5ace5
 import json
 from html import escape
 from numbers import Real
@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from .figures import COLORS, curve_figure, grey_window, slice_figure, surface_figure
 from .volumes import whole_file
 
-# %% ../nbs/03b_report.ipynb #740f2d34
+# %% ../nbs/03b_report.ipynb #29369eea
 METRICS = {"dice": ("Dice (%)", 100), "jaccard": ("Jaccard (%)", 100), "asd": ("ASD", 1), "hd95": ("95HD", 1)}
 
 def metrics_table(
@@ -35,7 +35,7 @@ def metrics_table(
     head = "".join(f"<th>{escape(text)}</th>" for text in ("case", *heads))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody><tfoot>{''.join(foot)}</tfoot></table>"
 
-# %% ../nbs/03b_report.ipynb #94983e35
+# %% ../nbs/03b_report.ipynb #dc8ec8c1
 NOT_LOSSES = {"iteration", "learning_rate", "ramp", "iterations_per_second", "seconds", "epoch", "time", "decay"}
 
 def log_columns(
@@ -67,7 +67,7 @@ def stress_total(
     "The total loss in grey and wide: the terms are what one compares."
     return figure.update_traces(line=dict(color=COLORS["neutral"], width=4), opacity=0.5, selector=dict(name="loss"))
 
-# %% ../nbs/03b_report.ipynb #cf9752b5
+# %% ../nbs/03b_report.ipynb #087550a0
 STYLE = """
 body{font:17px/1.55 system-ui,sans-serif;color:#222;background:#fff;max-width:1200px;margin:0 auto;padding:1.2rem}
 h1{font-size:1.7rem;line-height:1.25;margin:.4rem 0}h2{font-size:1.25rem;margin:2.2rem 0 .4rem;border-bottom:1px solid #ddd}p{max-width:46rem}
@@ -76,7 +76,7 @@ h1{font-size:1.7rem;line-height:1.25;margin:.4rem 0}h2{font-size:1.25rem;margin:
 th,td{padding:.25rem .9rem;text-align:right;border-bottom:1px solid #eee;white-space:nowrap}th:first-child{text-align:left;font-weight:normal}
 thead th,tfoot td,tfoot th:first-child{font-weight:600}tfoot tr:first-child>*{border-top:2px solid #555}
 summary{cursor:pointer;font-size:1.1rem;margin:2rem 0 .5rem}pre{background:#f6f6f6;padding:1rem;overflow-x:auto;font-size:.85rem}
-@media(max-width:600px){body{font-size:16px;padding:.8rem}table{font-size:.75rem}th,td{padding:.25rem .35rem}}
+@media(max-width:600px){body{font-size:16px;padding:.8rem}table{font-size:.75rem}th,td{padding:.25rem .35rem}thead th{white-space:normal}}
 """
 
 def figure_html(
@@ -100,7 +100,7 @@ def case_figures(
     surface = surface_figure(masks, spacing).update_layout(height=440, scene_camera_eye=dict(x=0.9, y=-2.6, z=1.0)) if masks else None
     return slices, surface
 
-# %% ../nbs/03b_report.ipynb #0ecfd4c7
+# %% ../nbs/03b_report.ipynb #3acb3180
 EXPLANATION = """How one training run went. The table comes first: Dice and Jaccard are overlaps (100 is perfect), ASD and 95HD are distances between the
 borders (0 is perfect; a large 95HD beside a good Dice means a stray piece or a missing vein). The curves tell whether training had settled. The pictures show one case:
 the truth in blue, the prediction in orange."""
@@ -128,6 +128,7 @@ def report_html(
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'><title>{escape(title)}</title><style>{STYLE}</style>"
     return f"<!doctype html><html lang=en><head>{head}<script>{get_plotlyjs()}</script></head><body>{''.join(parts)}</body></html>"
 
+# %% ../nbs/03b_report.ipynb #07a1a195
 def training_report(
     path, # str or Path of the HTML file; an older one is replaced
     log: list, # dicts, one per logged iteration
