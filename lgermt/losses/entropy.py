@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['entropy_map', 'entropy_loss']
 
-# %% ../../nbs/08_entropy.ipynb #0876caed
+# %% ../../nbs/08_entropy.ipynb #0ccb2575
 import math
 
 import torch
 from torch import Tensor
 
-# %% ../../nbs/08_entropy.ipynb #9b13e325
+# %% ../../nbs/08_entropy.ipynb #8cf3178c
 def entropy_map(
     p: Tensor,  # (B, C, ...) probabilities
 ) -> Tensor:    # (B, ...) entropy of every voxel divided by ln C, 0 (certain) to 1 (uniform)
@@ -20,7 +20,7 @@ def entropy_map(
     log_p = p.clamp_min(torch.finfo(p.dtype).tiny).log()
     return -(p * log_p).sum(1) / math.log(p.shape[1])
 
-# %% ../../nbs/08_entropy.ipynb #fde2f529
+# %% ../../nbs/08_entropy.ipynb #eca66cf5
 def entropy_loss(
     p: Tensor,  # (B, C, X, Y, Z) student's probabilities on unannotated patches
 ) -> Tensor:    # 0-d float32, 0 to 1
