@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['InstanceNorm', 'normalization', 'unit', 'stage', 'check_sides', 'VNet', 'shape_trace']
 
-# %% ../nbs/04_vnet.ipynb #6abc37c3
+# %% ../nbs/04_vnet.ipynb #91cef09a
 from copy import deepcopy
 from math import gcd
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# %% ../nbs/04_vnet.ipynb #971064b5
+# %% ../nbs/04_vnet.ipynb #3726ce66
 class _ChannelsLastInstanceNorm(torch.autograd.Function):
     "Instance normalisation with PyTorch's forward and a backward of plain vector operations."
 
@@ -40,7 +40,7 @@ class _ChannelsLastInstanceNorm(torch.autograd.Function):
         grad_x = grad_x.view(patches, *x.shape[2:], channels).movedim(-1, 1)
         return grad_x, (voxels * mean_gx).sum((0, 1)), (voxels * mean_g).sum((0, 1)), None
 
-# %% ../nbs/04_vnet.ipynb #7b2ede5e
+# %% ../nbs/04_vnet.ipynb #56df6d4c
 class InstanceNorm(nn.GroupNorm):
     "Every channel of every patch to mean 0 and variance 1 over its own voxels, then a learned scale and shift."
     def __init__(self, channels: int):  # number of feature channels
@@ -52,7 +52,7 @@ class InstanceNorm(nn.GroupNorm):
             return _ChannelsLastInstanceNorm.apply(x, self.weight, self.bias, self.eps)
         return super().forward(x)
 
-# %% ../nbs/04_vnet.ipynb #6bcc26f6
+# %% ../nbs/04_vnet.ipynb #43647174
 def normalization(
     norm: str,      # "batch", "instance", "group" or "none"
     channels: int,  # number of feature channels
@@ -64,7 +64,7 @@ def normalization(
         raise ValueError(f"norm is {norm!r}; choose one of {', '.join(layers)}")
     return layers[norm](channels)
 
-# %% ../nbs/04_vnet.ipynb #4e7c89a5
+# %% ../nbs/04_vnet.ipynb #4eb0adff
 def unit(
     convolution: nn.Module,  # the convolution, with `out_channels`
     norm: str,               # name of the normalisation
@@ -83,7 +83,7 @@ def stage(
     widths = [in_channels] + [out_channels] * count
     return nn.Sequential(*(unit(nn.Conv3d(a, b, 3, padding=1), norm) for a, b in zip(widths, widths[1:])))
 
-# %% ../nbs/04_vnet.ipynb #f9f735c0
+# %% ../nbs/04_vnet.ipynb #e4586e2c
 def check_sides(
     sides: tuple,  # X, Y, Z in voxels
 ) -> None:
@@ -92,7 +92,7 @@ def check_sides(
         nearest = " ".join(str(max(16, 16 * round(side / 16))) for side in sides)
         raise ValueError(f"sides {' '.join(map(str, sides))} are not all multiples of 16; the nearest that are: {nearest}")
 
-# %% ../nbs/04_vnet.ipynb #7b843a8b
+# %% ../nbs/04_vnet.ipynb #98dadd8a
 class VNet(nn.Module):
     "V-Net as the semi-supervised left-atrium papers use it (after Milletari et al. 2016, without the residuals inside a stage)."
 
@@ -131,7 +131,7 @@ class VNet(nn.Module):
             x = stage(up(x) + skip)
         return self.classifier(self.dropout(x))
 
-# %% ../nbs/04_vnet.ipynb #cd95e567
+# %% ../nbs/04_vnet.ipynb #53c41efb
 def shape_trace(
     model: VNet,            # the network
     patch: tuple,           # X, Y, Z of the patch in voxels
