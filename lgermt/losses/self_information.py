@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['self_information', 'global_structure_loss']
 
-# %% ../../nbs/10_self_information.ipynb #9b3f039e
+# %% ../../nbs/10_self_information.ipynb #63747a05
 import torch
 from torch import Tensor
 
-# %% ../../nbs/10_self_information.ipynb #d7b10c62
+# %% ../../nbs/10_self_information.ipynb #85f00357
 def self_information(
     p: Tensor,  # (B, C, X, Y, Z) probabilities
 ) -> Tensor:    # same shape, 0 to 1/e
@@ -17,7 +17,7 @@ def self_information(
     p = p.float()
     return -p * p.clamp_min(torch.finfo(p.dtype).tiny).log()
 
-# %% ../../nbs/10_self_information.ipynb #d238f630
+# %% ../../nbs/10_self_information.ipynb #b22ab76a
 def global_structure_loss(
     p_s: Tensor,  # (B, C, X, Y, Z) student's probabilities
     p_t: Tensor,  # same shape, teacher's; gets no gradient
