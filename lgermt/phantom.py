@@ -6,11 +6,11 @@
 __all__ = ['REFERENCE_FIELD', 'field_grid', 'ripple', 'ellipsoid', 'bezier', 'paint_tube', 'plan_atrium', 'draw_atrium',
            'chambers', 'draw_tissue', 'acquire', 'make_phantom', 'best_threshold_dice']
 
-# %% ../nbs/00_phantom.ipynb #b873bc0d
+# %% ../nbs/00_phantom.ipynb #a22dd9a4
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter, label as label_components
 
-# %% ../nbs/00_phantom.ipynb #94629748
+# %% ../nbs/00_phantom.ipynb #df548df0
 REFERENCE_FIELD = (120.0, 90.0, 60.0)  # mm, the field of view in which the anatomy is described
 
 
@@ -28,7 +28,7 @@ def field_grid(
     axes = [(np.arange(n) + 0.5 - n / 2) * h / scale for n, h in zip(shape, spacing)]
     return [axis.astype(np.float32).reshape(np.roll([-1, 1, 1], a)) for a, axis in enumerate(axes)]
 
-# %% ../nbs/00_phantom.ipynb #c946ceeb
+# %% ../nbs/00_phantom.ipynb #a7bc6823
 def ripple(
     generator,  # numpy.random.Generator
     grid,  # three broadcastable coordinate arrays, mm
@@ -58,7 +58,7 @@ def ellipsoid(
     turned = (cosine * x + sine * y, cosine * y - sine * x, z)
     return np.sqrt(sum((t / np.float32(a)) ** 2 for t, a in zip(turned, semi_axes)))
 
-# %% ../nbs/00_phantom.ipynb #0b83a806
+# %% ../nbs/00_phantom.ipynb #faca53a6
 def bezier(
     start,  # first point (3,), mm
     pull,  # control point (3,), mm
@@ -83,7 +83,7 @@ def paint_tube(
         near = [axis[cut] - np.float32(c) for axis, cut, c in zip(axes, box, point)]
         mask[box] |= (near[0] ** 2)[:, None, None] + (near[1] ** 2)[:, None] + near[2] ** 2 <= np.float32(radius**2)
 
-# %% ../nbs/00_phantom.ipynb #851eda2f
+# %% ../nbs/00_phantom.ipynb #175bbe44
 def plan_atrium(
     generator,  # numpy.random.Generator
 ):  # dict: centre, semi_axes, turn, mitral_depth, veins
@@ -103,7 +103,7 @@ def plan_atrium(
             veins.append((start, pull, end, radius))
     return dict(centre=centre, semi_axes=semi_axes, turn=generator.uniform(-0.4, 0.15), mitral_depth=generator.uniform(0.62, 0.85), veins=veins)
 
-# %% ../nbs/00_phantom.ipynb #6e698dce
+# %% ../nbs/00_phantom.ipynb #c94bfefd
 def draw_atrium(
     plan,  # what plan_atrium returned
     grid,  # the coordinate arrays of field_grid, mm
@@ -125,7 +125,7 @@ def draw_atrium(
         mask = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
     return mask, beyond
 
-# %% ../nbs/00_phantom.ipynb #ca2e8cb2
+# %% ../nbs/00_phantom.ipynb #ef71beec
 def chambers(
     generator,  # numpy.random.Generator
     centre,  # centre of the atrium (3,), mm
@@ -146,7 +146,7 @@ def chambers(
         places.append((np.asarray(place) + centre + shift, np.asarray(semi_axes) * size, turn + generator.normal(0, 0.15)))
     return places
 
-
+# %% ../nbs/00_phantom.ipynb #68836876
 def draw_tissue(
     generator,  # numpy.random.Generator
     bent,  # rippled coordinates, three (X, Y, Z), mm
@@ -171,7 +171,7 @@ def draw_tissue(
     tissue[atrium] = generator.uniform(0.92, 1.04)
     return tissue
 
-# %% ../nbs/00_phantom.ipynb #a2c03595
+# %% ../nbs/00_phantom.ipynb #7298cfeb
 def acquire(
     generator,  # numpy.random.Generator
     tissue,  # float32 (X, Y, Z), noise-free signal, blood about 1
@@ -187,7 +187,7 @@ def acquire(
     grey = np.round(100 * np.hypot(signal + noise[0], noise[1]))
     return ((grey - grey.mean(dtype=np.float64)) / grey.std(dtype=np.float64)).astype(np.float32)
 
-# %% ../nbs/00_phantom.ipynb #791cdf7b
+# %% ../nbs/00_phantom.ipynb #5717e9d2
 def make_phantom(
     seed,  # int >= 0, or a sequence of them: all that the phantom depends on besides shape and spacing
     shape=(96, 72, 48),  # sides (X, Y, Z) in voxels, each at least 32
@@ -203,7 +203,7 @@ def make_phantom(
     tissue = draw_tissue(surroundings, bent, atrium, beyond, plan["centre"], voxel)
     return acquire(scanner, tissue, grid, voxel), atrium.astype(np.uint8)
 
-# %% ../nbs/00_phantom.ipynb #706a5d9a
+# %% ../nbs/00_phantom.ipynb #69f187b6
 def best_threshold_dice(
     image,  # (X, Y, Z) any real numbers
     label,  # (X, Y, Z) of {0, 1}, at least one 1
