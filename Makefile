@@ -1,0 +1,64 @@
+# python3, make and git are enough: the first call of a target installs what it needs into $(VENV).
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+# `make train METHOD=mt ITERATIONS=1000` changes a setting, `make train ARGS="--norm batch"` adds one.
+DATA = phantom
+METHOD = lg-er-mt
+LABELED = 4
+ITERATIONS = 300
+PATCH = 48 48 32
+BASE_CHANNELS = 8
+SEED = 0
+OUT = runs/phantom
+ARGS =
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PLOTLY_RENDERER ?= plotly_mimetype
+
+.PHONY: help install train test check lab readme export clean
+.DELETE_ON_ERROR:
+
+help: ## these lines
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 17
+
+install: $(INSTALLED) ## set up .venv (the other targets do it by themselves)
+
+$(INSTALLED): settings.ini setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is missing or older than 3.10: name another, e.g. PYTHON=python3.12 make $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
+		{ echo "$(PYTHON) cannot make a virtual environment: install its venv package (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "Installing into $(VENV), once: PyTorch, then the rest (a few minutes)"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: $(INSTALLED) ## train on the phantom: a few minutes on a CPU, ends with report.html
+	$(BIN)/python -m lgermt.train --data $(DATA) --method $(METHOD) --labeled $(LABELED) --iterations $(ITERATIONS) --patch $(PATCH) \
+		--base-channels $(BASE_CHANNELS) --out $(OUT) --seed $(SEED) --overwrite $(ARGS)
+	@echo "Open $(abspath $(OUT))/report.html in a browser."
+
+test: $(INSTALLED) ## everything: make check, every notebook, whole processes
+	$(BIN)/python -m pytest tests $(ARGS)
+
+check: $(INSTALLED) ## in seconds: export and README in step, notebooks clean, sizes, imports
+	$(BIN)/python -m pytest tests/test_repository.py -q $(ARGS)
+
+lab: $(INSTALLED) ## JupyterLab on the lessons
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+
+export: $(INSTALLED) ## notebooks to lgermt/, and notebooks cleaned
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+
+readme: $(INSTALLED) ## run index.ipynb and write README.md from it
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False index.ipynb
+	$(BIN)/nbdev_clean --fname index.ipynb
+	$(BIN)/python tests/readme.py
+
+clean: ## remove caches and build products (keeps .venv, data and runs)
+	rm -rf build dist *.egg-info .pytest_cache .hypothesis
+	find lgermt nbs tests -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -1,0 +1,176 @@
+"""The repository as a whole: export and README in step with the notebooks, notebooks fit to be read, imports one way."""
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+from nbdev.clean import clean_nb
+from readme import readme
+
+ROOT = Path(__file__).resolve().parent.parent
+LESSONS = sorted(ROOT.glob("nbs/*.ipynb"))
+NOTEBOOKS = LESSONS + [ROOT / "index.ipynb"]
+TRAINING = {"lgermt", "torch", "numpy", "scipy", "h5py", "medpy", "tqdm", "tensorboard", "tyro"}
+ALONE = ("losses.", "vnet", "ema", "metrics")
+KILOBYTE = 1000
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+every_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+
+
+def read(path):
+    "A notebook."
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def source(cell):
+    "A cell's text."
+    return "".join(cell["source"])
+
+
+def python_files(folder):
+    "Name below `folder` -> text, for every module."
+    return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
+
+
+def test_the_package_is_what_the_notebooks_export(tmp_path):
+    for name in ("settings.ini", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "nbs").mkdir()
+    for path in LESSONS:
+        shutil.copy(path, tmp_path / "nbs")
+    subprocess.run([Path(sys.executable).parent / "nbdev_export"], cwd=tmp_path, check=True)
+    ours, exported = python_files(ROOT / "lgermt"), python_files(tmp_path / "lgermt")
+    differing = [name for name in ours | exported if ours.get(name) != exported.get(name)]
+    assert not differing, f"lgermt/ and nbs/ differ in {', '.join(sorted(differing))}: run `make export`"
+    assert (tmp_path / "pyproject.toml").read_text() == (ROOT / "pyproject.toml").read_text(), "run `make export`"
+
+
+def test_the_readme_is_what_index_says():
+    for name, content in readme(ROOT / "index.ipynb").items():
+        assert (ROOT / name).read_bytes() == content, f"{name} and index.ipynb differ: run `make readme`"
+
+
+def test_links_of_the_documents_lead_somewhere():
+    for document in (ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "results/README.md")):
+        text = document.read_text(encoding="utf-8")
+        targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
+        missing = [target for target in targets if not (document.parent / target).exists()]
+        assert not missing, f"{document.relative_to(ROOT)} links to {', '.join(missing)}"
+
+
+def test_the_readme_lists_every_lesson():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    missing = [path.name for path in LESSONS if f"(nbs/{path.name})" not in text]
+    assert not missing, f"add {', '.join(missing)} to the table of index.ipynb, then run `make readme`"
+
+
+@every_notebook
+def test_a_notebook_is_clean(path):
+    notebook = read(path)
+    cleaned = deepcopy(notebook)
+    clean_nb(cleaned)
+    assert cleaned == notebook, f"run `.venv/bin/nbdev_clean --fname {path.relative_to(ROOT)}`"
+    assert "widgets" not in notebook["metadata"], "execute it with --ExecutePreprocessor.store_widget_state=False"
+    assert path.stat().st_size < 300 * KILOBYTE
+    failed = [output["evalue"] for cell in notebook["cells"] for output in cell.get("outputs", []) if output["output_type"] == "error"]
+    assert not failed, failed
+
+
+@every_notebook
+def test_a_notebook_opens_with_its_title_and_one_line(path):
+    first = read(path)["cells"][0]
+    assert first["cell_type"] == "markdown"
+    assert re.match(r"# \S[^\n]*\n\s*> \S", source(first)), "the first cell is `# Title` and a line `> what it is`"
+
+
+@every_lesson
+def test_a_lesson_explains_and_tests(path):
+    cells = read(path)["cells"]
+    words = sum(len(source(cell).split()) for cell in cells if cell["cell_type"] == "markdown")
+    assert words >= 250, f"{words} words of prose"
+    code = [source(cell) for cell in cells if cell["cell_type"] == "code"]
+    exports = sum("#| export" in text for text in code)
+    tests = sum("#| export" not in text and bool(re.search(r"assert|test_|expect_fail|raises", text)) for text in code)
+    assert tests >= exports, f"{tests} cells that test, {exports} that export"
+
+
+@every_lesson
+def test_a_lesson_stores_its_outputs(path):
+    code = [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
+    assert any(cell["outputs"] for cell in code), "execute the notebook and keep its outputs"
+
+
+def test_no_file_is_large():
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    except (OSError, subprocess.CalledProcessError):  # an archive without history
+        listed = [path.relative_to(ROOT) for folder in ("nbs", "lgermt", "tests", "results", "images") for path in (ROOT / folder).rglob("*")]
+    large = [str(name) for name in listed if name and (ROOT / name).is_file() and (ROOT / name).stat().st_size > 300 * KILOBYTE]
+    assert not large, f"over 300 kB: {', '.join(large)}"
+
+
+def module_of(lesson):
+    "Name below lgermt of the module a notebook exports, or None."
+    found = re.search(r"^#\| default_exp (\S+)", "\n".join(source(cell) for cell in read(lesson)["cells"]), re.MULTILINE)
+    return found and found[1]
+
+
+MODULES = [name for name in map(module_of, LESSONS) if name]  # in the order of the lessons
+
+
+def imports(module, everywhere=False):
+    "Full names a module imports at its top level, or `everywhere` in it; relative ones resolved."
+    tree = ast.parse((ROOT / "lgermt" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    names, waiting = set(), [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = f"lgermt.{module}".split(".")[:-node.level] if node.level else []
+            base = ".".join(base + node.module.split(".") if node.module else base)
+            names |= {f"{base}.{alias.name}" for alias in node.names} | {base}
+        elif everywhere or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            waiting += ast.iter_child_nodes(node)
+    return names
+
+
+def own(names):
+    "Those among imported names that are modules of this package."
+    return {name.removeprefix("lgermt.") for name in names} & set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_short(module):
+    lines = (ROOT / "lgermt" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8").splitlines()
+    assert sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in lines) < 250
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_to_earlier_lessons(module):
+    later = [name for name in own(imports(module, everywhere=True)) if MODULES.index(name) >= MODULES.index(module)]
+    assert not later, f"{module} imports {', '.join(later)}, which comes later"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith(ALONE)])
+def test_the_building_blocks_know_nothing_of_each_other(module):
+    assert not own(imports(module, everywhere=True))
+
+
+def test_training_needs_few_packages():
+    reached, waiting = set(), ["train"]
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting += own(imports(module))
+    assert {"vnet", "ema", "losses.affinity", "methods"} <= reached
+    for module in sorted(reached):
+        outside = {name.split(".")[0] for name in imports(module)} - TRAINING - set(sys.stdlib_module_names)
+        assert not outside, f"lgermt.{module} imports {', '.join(outside)}: import it inside the function that needs it"
