@@ -1,5 +1,7 @@
 """The repository as a whole: export and README in step with the notebooks, notebooks fit to be read, imports one way."""
 import ast
+import dataclasses
+import importlib
 import json
 import re
 import shutil
@@ -52,8 +54,11 @@ def test_the_package_is_what_the_notebooks_export(tmp_path):
 
 
 def test_the_readme_is_what_index_says():
-    for name, content in readme(ROOT / "index.ipynb").items():
+    files = readme(ROOT / "index.ipynb")
+    for name, content in files.items():
         assert (ROOT / name).read_bytes() == content, f"{name} and index.ipynb differ: run `make readme`"
+    stray = {f"images/{path.name}" for path in ROOT.glob("images/index_*")} - files.keys()
+    assert not stray, f"no longer shown: {', '.join(stray)}"
 
 
 def test_links_of_the_documents_lead_somewhere():
@@ -68,6 +73,19 @@ def test_the_readme_lists_every_lesson():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     missing = [path.name for path in LESSONS if f"(nbs/{path.name})" not in text]
     assert not missing, f"add {', '.join(missing)} to the table of index.ipynb, then run `make readme`"
+
+
+def test_every_command_and_option_in_the_readme_exists():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    known = {"--help"}
+    for command in re.findall(r"python -m lgermt\.(\w+)", text):
+        module = importlib.import_module(f"lgermt.{command}")
+        assert callable(module.main)
+        settings = [kind for kind in vars(module).values() if dataclasses.is_dataclass(kind)]
+        known |= {"--" + field.name.replace("_", "-") for kind in settings for field in dataclasses.fields(kind)}
+    assert "--method" in known
+    unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) - known
+    assert not unknown, f"README.md names {', '.join(unknown)}"
 
 
 @every_notebook
