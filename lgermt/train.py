@@ -6,7 +6,7 @@
 __all__ = ['load_data', 'make_patches', 'Stop', 'TrainingError', 'quiet', 'Log', 'train', 'segment', 'score_masks',
            'score_network', 'run', 'report', 'table', 'main']
 
-# %% ../nbs/18_train.ipynb #36cf41e8
+# %% ../nbs/18_train.ipynb #aedc2958
 import dataclasses
 import json
 import math
@@ -22,7 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from .batches import Patches, Split, TwoStreamSampler, load_scan, load_split
-from .checkpoint import open_run, save_checkpoint, start_log, versions, write_json
+from .checkpoint import open_run, save_checkpoint, settings_of, start_log, versions, write_json
 from .inference import sliding_window
 from .learner import Learner, keep_freed_memory
 from .methods import METHODS
@@ -30,7 +30,7 @@ from .metrics import score, summarize
 from .settings import Config, mistakes, parse, resolve
 from .volumes import Volume, write_phantoms
 
-# %% ../nbs/18_train.ipynb #f4db12de
+# %% ../nbs/18_train.ipynb #4539ae9d
 def load_data(
     config: Config,  # resolved settings
 ) -> tuple[Split, list[Volume], list[Volume]]:  # who plays which part, training scans (annotated first), scans to score
@@ -57,7 +57,7 @@ def make_patches(
                                labeled_batch_size, config.seed)
     return Patches(volumes, sampler, config.patch, config.orientations, config.seed, device)
 
-# %% ../nbs/18_train.ipynb #ee5cd099
+# %% ../nbs/18_train.ipynb #40559b6a
 class Stop:
     "Notes Ctrl-C and SIGTERM, so that the loop can end after a whole step."
 
@@ -86,7 +86,7 @@ def quiet(
     "A lively bar on a terminal, a line every half minute in a log file."
     return {"disable": not progress, "mininterval": 0.1 if sys.stderr.isatty() else 30}
 
-# %% ../nbs/18_train.ipynb #c344686c
+# %% ../nbs/18_train.ipynb #18f4462f
 class Log:
     "log.jsonl and TensorBoard events: one entry every few iterations."
 
@@ -118,7 +118,7 @@ class Log:
         self.file.close()
         self.board.close()
 
-# %% ../nbs/18_train.ipynb #6ec9b3d5
+# %% ../nbs/18_train.ipynb #1ee27f3d
 def train(
     learner: Learner,
     patches: Patches,
@@ -152,7 +152,7 @@ def train(
                 raise KeyboardInterrupt(f"stopped after iteration {done} of {config.iterations}; {last} is written, go on with --resume")
     return log.entries
 
-# %% ../nbs/18_train.ipynb #ccdd3f33
+# %% ../nbs/18_train.ipynb #3711fddf
 def segment(
     model: torch.nn.Module,  # the network
     image: np.ndarray,       # (X, Y, Z) float32, normalised as in training
@@ -192,7 +192,7 @@ def score_network(
     masks = [segment(model, volume.image, config) for volume in tqdm(volumes, "scoring", unit="scan", **quiet(progress))]
     return score_masks(zip(volumes, masks), config.method, split), masks
 
-# %% ../nbs/18_train.ipynb #99061ca1
+# %% ../nbs/18_train.ipynb #f14f114f
 def run(
     config: Config,         # settings as given
     progress: bool = True,  # whether to show bars
@@ -238,9 +238,11 @@ def report(
         return
     order = sorted(range(len(masks)), key=lambda i: metrics["cases"][i]["dice"])
     middle = order[len(order) // 2]
-    training_report(config.out / "report.html", log, metrics, volumes[middle], masks[middle], dataclasses.asdict(config))
+    case = volumes[middle]
+    training_report(config.out / "report.html", log, metrics["cases"], case.image, case.label, masks[middle],
+                    settings_of(config), f"{METHODS[config.method].title}, median case {case.id}")
 
-# %% ../nbs/18_train.ipynb #98db32c9
+# %% ../nbs/18_train.ipynb #9d402870
 def table(
     metrics: dict,  # content of metrics.json
 ) -> str:           # lines for the terminal
@@ -271,6 +273,6 @@ def main(
         print(table(metrics))
     print(f"the run is in {config.out}")
 
-# %% ../nbs/18_train.ipynb #f645a93d
+# %% ../nbs/18_train.ipynb #03492e0c
 if __name__ == "__main__" and "__file__" in globals():
     main()
