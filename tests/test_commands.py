@@ -18,7 +18,7 @@ import torch
 
 from lgermt.volumes import write_phantoms
 
-TINY = "--labeled 2 --patch 32 32 16 --base-channels 2 --stride 32 32 32 --log-every 2 --device cpu".split()
+TINY = "--labeled 2 --patch 32 32 16 --base-channels 2 --stride 32 32 16 --log-every 2 --device cpu".split()
 
 
 @pytest.fixture(scope="session")
@@ -233,6 +233,11 @@ def test_an_unannotated_scan_needs_no_label(scans, tmp_path):
     (["--iterations", -3], "--iterations"),
     (["--hold-out", 9], "--hold-out"),
     (["--labeled-batch-size", 9], "--labeled-batch-size"),
+    (["--labeled-batch-size", 4], "entropy"),
+    (["--preset", "released", "--blocks", 2], "--block-sampling lattice"),
+    (["--block-size", 32], "--block-size 32"),
+    (["--noise", "nan"], "--noise nan"),
+    (["--seed", 2**64], "--seed"),
     (["--norm", "layer"], "norm"),
     (["--device", "cuda:99"], "--device"),
     (["--resume"], "--resume"),
