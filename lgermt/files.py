@@ -6,7 +6,7 @@
 __all__ = ['MOST_VOXELS', 'InputError', 'suffix_of', 'scan_id', 'whole_file', 'one_kind_of_error', 'claimed_size',
            'check_whole_nifti', 'claim_folder']
 
-# %% ../nbs/00b_files.ipynb #7d7e92c9
+# %% ../nbs/00b_files.ipynb #217f5a0e
 import errno
 import gzip
 import json
@@ -16,7 +16,7 @@ import secrets
 from contextlib import contextmanager
 from pathlib import Path
 
-# %% ../nbs/00b_files.ipynb #bc6859d1
+# %% ../nbs/00b_files.ipynb #934ddb38
 class InputError(ValueError):
     "A mistake in what the user gave: one line that says what, where, and how to mend it."
 
@@ -26,7 +26,7 @@ class InputError(ValueError):
     ):
         super().__init__(" ".join(str(message).split()))
 
-# %% ../nbs/00b_files.ipynb #9e76dafe
+# %% ../nbs/00b_files.ipynb #50b4259b
 def suffix_of(
     path,  # str or Path
 ):  # str: the suffix in lower case, ".nii.gz" in one piece
@@ -43,7 +43,7 @@ def scan_id(
     name = path.name[: len(path.name) - len(suffix_of(path))]
     return path.resolve().parent.name if name in ("mri_norm2", "lgemri", "laendo") else name
 
-# %% ../nbs/00b_files.ipynb #13d2f42e
+# %% ../nbs/00b_files.ipynb #2d13017a
 @contextmanager
 def whole_file(
     path,  # str or Path of the file to write; missing folders are made
@@ -70,7 +70,7 @@ def whole_file(
     finally:
         temporary.unlink(missing_ok=True)
 
-# %% ../nbs/00b_files.ipynb #6435b560
+# %% ../nbs/00b_files.ipynb #79fd50a9
 @contextmanager
 def one_kind_of_error(
     path,  # str or Path of a file to be read
@@ -91,7 +91,7 @@ def one_kind_of_error(
         reason = " ".join(str(error).split())[-160:] or type(error).__name__
         raise InputError(f"{path}: cannot be read as {what} ({reason}): copy or make it again") from error
 
-# %% ../nbs/00b_files.ipynb #ec73902d
+# %% ../nbs/00b_files.ipynb #398fbf7a
 MOST_VOXELS = 2**31  # more than any scan; a header that claims more is damaged
 
 
@@ -118,7 +118,7 @@ def check_whole_nifti(
     if length < needed:
         raise InputError(f"{path}: {length} bytes where the header promises {needed}: the file is truncated, copy it again")
 
-# %% ../nbs/00b_files.ipynb #bd59baa0
+# %% ../nbs/00b_files.ipynb #141fe83b
 def claim_folder(
     folder,  # Path
     parameters,  # dict that describes the set
