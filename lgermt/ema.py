@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['warmup_decay', 'make_teacher', 'update_teacher']
 
-# %% ../nbs/05_ema.ipynb #fb3a4815
+# %% ../nbs/05_ema.ipynb #0d018be7
 from copy import deepcopy
 
 import torch
 from torch import nn
 
-# %% ../nbs/05_ema.ipynb #9f73ab07
+# %% ../nbs/05_ema.ipynb #a54526b0
 def warmup_decay(
     step: int,            # zero-based step
     decay: float = 0.99,  # final decay
@@ -19,14 +19,14 @@ def warmup_decay(
     "min(1 - 1/(step+1), decay): the running mean of all students so far, until it has grown long enough."
     return min(1 - 1 / (step + 1), decay)
 
-# %% ../nbs/05_ema.ipynb #2f75b8c7
+# %% ../nbs/05_ema.ipynb #87f0bf4a
 def make_teacher(
     student: nn.Module,  # the network to follow
 ) -> nn.Module:          # a copy that takes no gradient
     "A teacher that starts as the student and never learns by gradient."
     return deepcopy(student).requires_grad_(False)
 
-# %% ../nbs/05_ema.ipynb #12e8ae8f
+# %% ../nbs/05_ema.ipynb #9ac601ed
 @torch.no_grad()
 def update_teacher(
     teacher: nn.Module,  # changed in place

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['gaussian_rampup', 'staircase_rampup', 'step_learning_rate', 'polynomial_learning_rate']
 
-# %% ../nbs/14_schedules.ipynb #a3b2879d
+# %% ../nbs/14_schedules.ipynb #11aeb9cb
 import math
 
-# %% ../nbs/14_schedules.ipynb #1955eb77
+# %% ../nbs/14_schedules.ipynb #d8b313e6
 def gaussian_rampup(
     step: float,   # step so far
     total: float,  # step at which the ramp is full
@@ -26,7 +26,7 @@ def staircase_rampup(
     "The released code's ramp-up: the same curve, raised `stairs` times in a run."
     return gaussian_rampup(math.floor(stairs * step / total), stairs)
 
-# %% ../nbs/14_schedules.ipynb #4fdd100f
+# %% ../nbs/14_schedules.ipynb #cb0ab128
 def step_learning_rate(
     step: int,          # zero-based step
     total: int,         # length of the run
