@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ORIENTATIONS', 'read_list', 'Split', 'find_list', 'load_split', 'load_scan', 'draw_orientation', 'orient', 'pad_to',
-           'draw_corner', 'cut', 'draw_indices', 'TwoStreamSampler', 'Patches']
+           'draw_corner', 'cut', 'draw_indices', 'Stream', 'TwoStreamSampler', 'Patches']
 
-# %% ../nbs/02_batches.ipynb #bb174fc8
+# %% ../nbs/02_batches.ipynb #5acff469
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .volumes import InputError, Volume, check_volume, read_h5
+from .files import InputError
+from .volumes import Volume, check_volume, read_h5
 
-# %% ../nbs/02_batches.ipynb #4e3a8100
+# %% ../nbs/02_batches.ipynb #8c05fb6d
 def read_list(
     path: str | Path,  # text file, one scan's ID a line
 ) -> list[str]:        # IDs in the order of the file
@@ -34,7 +35,7 @@ def read_list(
         raise InputError(f"{path}: {', '.join(twice)} is listed more than once; keep one line each")
     return ids
 
-# %% ../nbs/02_batches.ipynb #90cebf97
+# %% ../nbs/02_batches.ipynb #c4629b74
 @dataclass(frozen=True)
 class Split:
     "Who plays which part: IDs of the annotated, unannotated, validation and test scans."
@@ -51,7 +52,7 @@ def find_list(
     "Where a list lies, if there is one."
     return next((p for p in (folder / name, folder.parent / name) if p.is_file()), None)
 
-# %% ../nbs/02_batches.ipynb #ed097d2c
+# %% ../nbs/02_batches.ipynb #653d24bd
 def load_split(
     folder: str | Path,  # folder with <ID>/mri_norm2.h5
     labeled: int,        # the first so many of train.list are annotated
@@ -61,8 +62,7 @@ def load_split(
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; --data takes a folder of scans or the word phantom")
-    where = find_list(folder, "train.list")
-    if where is None:
+    if (where := find_list(folder, "train.list")) is None:
         raise InputError(f"{folder}: no train.list inside it or beside it; write one scan ID a line")
     train = read_list(where)
     val, test = (tuple(read_list(p)) if (p := find_list(folder, name)) else () for name in ("val.list", "test.list"))
@@ -79,18 +79,16 @@ def load_split(
             raise InputError(f"{where}: {both[0]} is also in {name}; a scan is either trained with or scored")
     return Split(tuple(train[:labeled]), tuple(train[labeled:]), val, test)
 
-# %% ../nbs/02_batches.ipynb #4d034258
+# %% ../nbs/02_batches.ipynb #7139062e
 def load_scan(
     folder: str | Path,  # folder with <ID>/mri_norm2.h5
     case: str,           # ID
     labeled: bool,       # whether an annotation must be there
 ) -> Volume:             # the scan, checked
     "One scan of the training layout. Raises `InputError` naming the file and what is wrong with it."
-    volume = read_h5(Path(folder) / case / "mri_norm2.h5")
-    check_volume(volume, labeled=labeled)
-    return volume
+    return check_volume(read_h5(Path(folder) / case / "mri_norm2.h5"), labeled=labeled)
 
-# %% ../nbs/02_batches.ipynb #90d5f47e
+# %% ../nbs/02_batches.ipynb #fe14f064
 ORIENTATIONS = ("none", "released", "all")
 
 
@@ -116,22 +114,18 @@ def orient(
     array = torch.rot90(array, turns, (-3, -2)) if turns else array
     return array if flip is None else array.flip(flip - 3)
 
-# %% ../nbs/02_batches.ipynb #cce5966d
+# %% ../nbs/02_batches.ipynb #83540378
 def pad_to(
     image: Tensor,  # (..., X, Y, Z)
     sides: tuple,   # least sides
 ) -> tuple[Tensor, tuple]:  # padded image, slices that undo the padding
     "Zeros on both sides of every axis that is too short."
-    before, after = [], []
-    for have, want in zip(image.shape[-3:], sides):
-        gap = max(want - have, 0)
-        before.append(gap // 2)
-        after.append(gap - gap // 2)
-    padding = [n for pair in reversed(list(zip(before, after))) for n in pair]
-    inside = tuple(slice(b, b + n) for b, n in zip(before, image.shape[-3:]))
+    gaps = [max(want - have, 0) for have, want in zip(image.shape[-3:], sides)]
+    padding = [n for gap in reversed(gaps) for n in (gap // 2, gap - gap // 2)]
+    inside = tuple(slice(gap // 2, gap // 2 + n) for gap, n in zip(gaps, image.shape[-3:]))
     return (F.pad(image, padding) if any(padding) else image), inside
 
-# %% ../nbs/02_batches.ipynb #fcbfbc7f
+# %% ../nbs/02_batches.ipynb #62a87e00
 def draw_corner(
     shape: tuple,  # X, Y, Z of the scan
     patch: tuple,  # X, Y, Z of the crop, no side longer than the scan's
@@ -154,7 +148,7 @@ def cut(
     box = tuple(slice(c, c + n) for c, n in zip(corner, sides))
     return [orient(array[box], turns, flip) for array in arrays]
 
-# %% ../nbs/02_batches.ipynb #ef7b8a0f
+# %% ../nbs/02_batches.ipynb #b20540f3
 def draw_indices(
     indices: tuple,  # what to draw from
     start: int,      # how many were drawn before
@@ -168,46 +162,15 @@ def draw_indices(
         drawn.append(indices[order[position % n]])
     return drawn
 
-# %% ../nbs/02_batches.ipynb #76f24bae
-class TwoStreamSampler:
-    "Endless batches of scan numbers, annotated ones first; what comes at iteration t depends on the seed and t alone."
-
-    def __init__(
-        self,
-        labeled: tuple,              # numbers of the annotated scans
-        unlabeled: tuple,            # numbers of the others; empty: every patch is annotated
-        batch_size: int = 4,         # patches a step, over all ranks
-        labeled_batch_size: int = 2, # annotated patches among them, over all ranks
-        seed: int = 0,
-        rank: int = 0,               # this process
-        world_size: int = 1,         # number of processes
-    ):
-        unlabeled_batch_size = batch_size - labeled_batch_size
-        if labeled_batch_size < 1 or unlabeled_batch_size < 0:
-            raise InputError(f"--labeled-batch-size {labeled_batch_size} of --batch-size {batch_size}; choose 1 to {batch_size}")
-        if unlabeled_batch_size and not unlabeled:
-            raise InputError("every scan is annotated, so the batch has nothing to fill its unannotated half; use --method vnet or a smaller --labeled")
-        if labeled_batch_size % world_size or unlabeled_batch_size % world_size:
-            raise InputError(f"{labeled_batch_size} + {unlabeled_batch_size} patches cannot be shared out over {world_size} processes evenly")
-        self.streams = [(tuple(labeled), labeled_batch_size, 0), (tuple(unlabeled), unlabeled_batch_size, 1)]
-        self.seed, self.rank, self.world_size, self.iteration = seed, rank, world_size, 0
-
-    def batch(self, iteration: int) -> list[tuple]:  # zero-based iteration to (scan, place in the global batch), this rank's share
-        "This rank's scans at one iteration, annotated first, each with its place in the batch of all ranks."
-        chosen, first = [], 0
-        for indices, size, stream in self.streams:
-            drawn = draw_indices(indices, iteration * size, size, (self.seed, stream)) if size else []
-            share = size // self.world_size
-            mine = range(self.rank * share, (self.rank + 1) * share)
-            chosen += [(drawn[i], first + i) for i in mine]
-            first += size
-        return chosen
+# %% ../nbs/02_batches.ipynb #72e8dc58
+class Stream:
+    "An endless stream of batches that knows where it stands."
+    iteration = seed = 0
 
     def __iter__(self):
         while True:
-            chosen = self.batch(self.iteration)
             self.iteration += 1
-            yield [scan for scan, _ in chosen]
+            yield [scan for scan, _ in self.batch(self.iteration - 1)]
 
     def state_dict(self) -> dict:
         "Where the stream stands."
@@ -217,10 +180,42 @@ class TwoStreamSampler:
         "Go on where `state` was taken."
         self.iteration, self.seed = state["iteration"], state["seed"]
 
-# %% ../nbs/02_batches.ipynb #cd572244
+# %% ../nbs/02_batches.ipynb #8aab090e
+@dataclass(eq=False)
+class TwoStreamSampler(Stream):
+    "Batches of scan numbers, annotated ones first; what comes at iteration t depends on the seed and t alone."
+    labeled: tuple               # numbers of the annotated scans
+    unlabeled: tuple             # numbers of the others; empty: every patch is annotated
+    batch_size: int = 4          # patches a step, over all ranks
+    labeled_batch_size: int = 2  # annotated patches among them, over all ranks
+    seed: int = 0
+    rank: int = 0                # this process
+    world_size: int = 1          # number of processes
+
+    def __post_init__(self):
+        sizes = self.labeled_batch_size, self.batch_size - self.labeled_batch_size
+        if sizes[0] < 1 or sizes[1] < 0:
+            raise InputError(f"--labeled-batch-size {sizes[0]} of --batch-size {self.batch_size}; choose 1 to {self.batch_size}")
+        if sizes[1] and not self.unlabeled:
+            raise InputError("every scan is annotated, so the batch has nothing to fill its unannotated half; use --method vnet or a smaller --labeled")
+        if any(size % self.world_size for size in sizes):
+            raise InputError(f"{sizes[0]} + {sizes[1]} patches cannot be shared out over {self.world_size} processes evenly")
+        self.streams = [(tuple(self.labeled), sizes[0], 0), (tuple(self.unlabeled), sizes[1], 1)]
+
+    def batch(self, iteration: int) -> list[tuple]:  # zero-based iteration to (scan, place in the global batch), this rank's share
+        "This rank's scans at one iteration, annotated first, each with its place in the batch of all ranks."
+        chosen, first = [], 0
+        for indices, size, stream in self.streams:
+            share = size // self.world_size
+            start = self.rank * share
+            drawn = draw_indices(indices, iteration * size + start, share, (self.seed, stream))
+            chosen += [(scan, first + start + i) for i, scan in enumerate(drawn)]
+            first += size
+        return chosen
+
+# %% ../nbs/02_batches.ipynb #1a3c0580
 class Patches:
     "Training patches, cut on the device where the scans lie."
-
     def __init__(
         self,
         volumes: list[Volume],        # the training scans, read once
