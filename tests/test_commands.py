@@ -1,5 +1,6 @@
 """The commands: train, stop, kill and resume as whole processes; evaluate, predict and the user's mistakes through `main`."""
 import contextlib
+import csv
 import importlib
 import io
 import json
@@ -157,6 +158,43 @@ def test_evaluate_agrees_with_the_training_run(scans, finished, tmp_path):
     assert [case["id"] for case in json.loads((tmp_path / "one.json").read_text())["cases"]] == ["phantom_000"]
 
 
+def test_evaluate_writes_a_table_and_scores_masks_like_a_network(scans, finished, tmp_path):
+    from lgermt.checkpoint import restore
+    from lgermt.train import segment
+    from lgermt.volumes import read_h5, write_mask
+
+    run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--out", tmp_path / "network.json")
+    model, config = restore(finished / "last.pt", "cpu")
+    for case in ("phantom_004", "phantom_005"):
+        volume = read_h5(scans / case / "mri_norm2.h5")
+        write_mask(tmp_path / "masks" / f"{case}_pred.nii.gz", segment(model, volume.image, config), volume)
+    run("evaluate", "--predictions", tmp_path / "masks", "--data", scans, "--out", tmp_path / "masks.json")
+    network, masks = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("network", "masks"))
+    assert network["cases"] == masks["cases"] and masks["predictions"] == str(tmp_path / "masks")
+    with open(tmp_path / "masks.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["id", "dice", "jaccard", "asd_voxel", "hd95_voxel", "asd_mm", "hd95_mm"]
+    assert [float(row["dice"]) for row in rows] == sorted(case["dice"] for case in masks["cases"])
+
+
+def test_mistakes_with_masks(scans, finished, tmp_path):
+    from lgermt.volumes import read_h5, write_mask
+
+    def refused(*arguments):
+        (line,) = run("evaluate", "--data", scans, "--out", tmp_path / "no.json", *arguments, code=2).errors
+        assert not list(tmp_path.glob("no.*"))
+        return line
+
+    volume = read_h5(scans / "phantom_004" / "mri_norm2.h5")
+    write_mask(tmp_path / "masks" / "phantom_004_pred.nrrd", volume.label, volume)
+    assert "--predictions" in refused() and "--checkpoint" in refused("--predictions", tmp_path, "--checkpoint", finished / "last.pt")
+    assert "phantom_005_pred" in refused("--predictions", tmp_path / "masks")
+    with h5py.File(tmp_path / "masks" / "phantom_005_pred.h5", "w") as file:
+        file["label"] = np.zeros((8, 8, 8), np.uint8)
+    line = refused("--predictions", tmp_path / "masks")
+    assert "phantom_005_pred.h5" in line and "(8, 8, 8)" in line
+
+
 def test_predict_writes_a_mask_on_the_scans_own_grid(scans, finished, tmp_path):
     import SimpleITK
 
@@ -169,6 +207,23 @@ def test_predict_writes_a_mask_on_the_scans_own_grid(scans, finished, tmp_path):
     assert "phantom_004" in said.out.getvalue() and (tmp_path / "masks" / "predictions.csv").exists()
     again = run("predict", "--checkpoint", finished / "last.pt", "--out", tmp_path / "masks", scan, code=2)
     assert "--overwrite" in again.errors[0]
+
+
+def test_predict_options(scans, finished, tmp_path):
+    import SimpleITK
+
+    def voxels(name):
+        return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / name)))
+
+    scan = scans / "phantom_004" / "mri_norm2.h5"
+    for name, options in {"plain": [], "one": ["--largest-component"], "mean": ["--tta", "--probabilities"]}.items():
+        run("predict", "--checkpoint", finished / "last.pt", "--out", tmp_path / name, *options, scan)
+    plain, one, mean, p = map(voxels, ("plain/phantom_004_pred.nii.gz", "one/phantom_004_pred.nii.gz", "mean/phantom_004_pred.nii.gz", "mean/phantom_004_prob.nii.gz"))
+    assert plain.any() and (one <= plain).all() and one.any() == plain.any()
+    sure = abs(p - 0.5) > 1e-6
+    assert p.dtype == np.float32 and 0 <= p.min() and p.max() <= 1 and ((p > 0.5) == mean)[sure].all()
+    line = run("predict", "--checkpoint", finished / "last.pt", "--out", tmp_path / "mean", "--probabilities", scan, code=2).errors[0]
+    assert "is there already" in line
 
 
 def damaged(scans, tmp_path, case, change):
