@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['turn', 'turn_back', 'draw_turn', 'equivariance_loss']
 
-# %% ../../nbs/12_equivariance.ipynb #90d13531
+# %% ../../nbs/12_equivariance.ipynb #6f9291c7
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# %% ../../nbs/12_equivariance.ipynb #863586ab
+# %% ../../nbs/12_equivariance.ipynb #904969f2
 def turn(
     x: Tensor,           # (..., X, Y, Z) images, labels or probabilities
     quarter_turns: int,  # k, 0 to 3, from the x axis towards the y axis
@@ -30,7 +30,7 @@ def turn_back(
     x = torch.rot90(x, -quarter_turns, (-3, -2))
     return x.flip(-3) if mirrored else x
 
-# %% ../../nbs/12_equivariance.ipynb #bd92b8a8
+# %% ../../nbs/12_equivariance.ipynb #340f7243
 def draw_turn(
     sides: tuple,                              # X, Y, Z of the patch
     generator: torch.Generator | None = None,  # CPU generator; None takes torch's own
@@ -40,7 +40,7 @@ def draw_turn(
     quarter_turns = step * int(torch.randint(4 // step, (), generator=generator))
     return quarter_turns, bool(torch.randint(2, (), generator=generator))
 
-# %% ../../nbs/12_equivariance.ipynb #9b24804e
+# %% ../../nbs/12_equivariance.ipynb #8a47c887
 def equivariance_loss(
     p: Tensor,                    # (B, C, X, Y, Z) probabilities f(x)
     p_turned: Tensor,             # (B, C, ...) probabilities f(g(x) + noise), still turned
