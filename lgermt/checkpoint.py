@@ -102,7 +102,7 @@ def restore(
     return model.to(device, memory_format=torch.channels_last_3d).eval(), config
 
 # %% ../nbs/17c_checkpoint.ipynb #6d3cf236
-FREE = ("resume", "overwrite", "out", "device", "log_every", "checkpoint_every")  # may change between start and resume
+FREE = ("resume", "overwrite", "out", "device", "log_every", "checkpoint_every", "sync_batchnorm")  # may change between start and resume
 
 
 def open_run(

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from .batches import find_list, load_scan, read_list
 from .checkpoint import restore, write_json
 from .files import InputError, one_kind_of_error, whole_file
+from .scoring import quiet, score_masks, score_network, table
 from .settings import mistakes, parse, pick_device
-from .train import quiet, score_masks, score_network, segment, table
 from .volumes import Volume, binary_label, read_array, read_scan, write_mask
 
 # %% ../nbs/19_evaluate.ipynb #00a91b17

@@ -23,8 +23,8 @@ from .evaluate import write_csv
 from .files import InputError, scan_id, suffix_of, whole_file
 from .inference import sliding_window
 from .metrics import METRICS, score
+from .scoring import quiet
 from .settings import Config, Flag, mistakes, parse, pick_device
-from .train import quiet
 from .volumes import Volume, check_volume, normalize, read_scan, write_mask
 
 # %% ../nbs/20_predict.ipynb #98b10c8a

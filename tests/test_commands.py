@@ -160,7 +160,7 @@ def test_evaluate_agrees_with_the_training_run(scans, finished, tmp_path):
 
 def test_evaluate_writes_a_table_and_scores_masks_like_a_network(scans, finished, tmp_path):
     from lgermt.checkpoint import restore
-    from lgermt.train import segment
+    from lgermt.scoring import segment
     from lgermt.volumes import read_h5, write_mask
 
     run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--out", tmp_path / "network.json")
