@@ -6,7 +6,7 @@
 __all__ = ['NOISE', 'DROPOUT', 'PLACES', 'WEIGHTS', 'stream', 'Perturbation', 'keep_freed_memory', 'Networks', 'Memory',
            'Learner', 'descend']
 
-# %% ../nbs/17b_learner.ipynb #e25b512e
+# %% ../nbs/17b_learner.ipynb #c703ff05
 import ctypes
 import sys
 
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from .ema import make_teacher, update_teacher, warmup_decay
 from .methods import METHODS, Step, total_loss
+from .ranks import gather_rows, own_device, own_rows, same_gradients, share_layers, world_size, wrap
 from .schedules import gaussian_rampup, polynomial_learning_rate, staircase_rampup, step_learning_rate
 from .settings import SCALES, Config, pick_device, pick_precision
 from .vnet import VNet
 
-# %% ../nbs/17b_learner.ipynb #ad767039
+# %% ../nbs/17b_learner.ipynb #6d1f3b4e
 def stream(
     *names: int,          # what the stream is for: seed, purpose, iteration, place
     device: str = "cpu",
@@ -32,7 +33,7 @@ def stream(
 
 NOISE, DROPOUT, PLACES, WEIGHTS = 10, 11, 12, 13  # purposes
 
-# %% ../nbs/17b_learner.ipynb #c92f20c6
+# %% ../nbs/17b_learner.ipynb #2432e9d8
 class Perturbation:
     "The step's Gaussian noise: fresh for every call, a function of seed, iteration and place in the batch."
 
@@ -51,7 +52,7 @@ class Perturbation:
         self.calls += 1
         return images + noise.clamp_(-2 * self.deviation, 2 * self.deviation)
 
-# %% ../nbs/17b_learner.ipynb #c5e692aa
+# %% ../nbs/17b_learner.ipynb #31dac41c
 def keep_freed_memory() -> bool:  # whether the C library took the setting
     "Asks glibc to keep freed memory instead of handing it back: new pages are a large part of a CPU step."
     if not sys.platform.startswith("linux"):
@@ -63,7 +64,7 @@ def keep_freed_memory() -> bool:  # whether the C library took the setting
     mmap_max, trim_threshold, top_pad = -4, -1, -2
     return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1) and mallopt(top_pad, 2**28))
 
-# %% ../nbs/17b_learner.ipynb #43889031
+# %% ../nbs/17b_learner.ipynb #9556a361
 class Networks:
     "Student, teacher and optimiser of one method, and how they are asked."
 
@@ -72,33 +73,34 @@ class Networks:
         config: Config,  # resolved settings
     ):
         self.config, self.method = config, METHODS[config.method]
-        self.device = pick_device(config.device)
+        self.device = pick_device(own_device(config.device))
         self.dtype = pick_precision(config.precision, self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             student = VNet(base_channels=config.base_channels, dropout=config.dropout, norm=config.norm)
             self.networks = self.method.networks(config) if self.method.networks else {}
         place = lambda network: network.to(self.device, memory_format=torch.channels_last_3d)
-        self.student = place(student)
+        self.student = place(share_layers(student, self.device, config.sync_batchnorm))
         self.teacher = make_teacher(self.student) if self.method.has_teacher else None
         self.networks = {name: place(network) for name, network in self.networks.items()}
         self.optimizer = torch.optim.SGD(self.student.parameters(), lr=config.learning_rate, momentum=0.9, weight_decay=1e-4)
+        self.shared = wrap(self.student)  # the same weights; adds up the gradients of all processes
         parameters = [p for network in self.networks.values() for p in network.parameters()]
         self.opponent = torch.optim.Adam(parameters, lr=1e-4, betas=(0.9, 0.99)) if parameters else None
 
     def forward(self, network: nn.Module, images: Tensor) -> Tensor:  # (B, 1, X, Y, Z) to float32 logits
         "A forward pass in the run's precision; whatever follows it computes in float32."
-        images = images.to(memory_format=torch.channels_last_3d)
+        images = own_rows(images).to(memory_format=torch.channels_last_3d)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             logits = network(images)
-        return logits.float()
+        return gather_rows(logits.float())
 
     def teach(self, images: Tensor) -> Tensor:  # (B, 1, X, Y, Z) to probabilities (B, C, X, Y, Z)
         "The teacher's probabilities, dropout on, without gradient."
         with torch.no_grad():
             return self.forward(self.teacher, images).softmax(1)
 
-# %% ../nbs/17b_learner.ipynb #ba1eaff8
+# %% ../nbs/17b_learner.ipynb #2850d52b
 class Memory(Networks):
     "Networks that can be written down and taken back."
 
@@ -123,7 +125,7 @@ class Memory(Networks):
                 network.load_state_dict(state["networks"][name])
             self.opponent.load_state_dict(state["opponent"])
 
-# %% ../nbs/17b_learner.ipynb #76b06fb0
+# %% ../nbs/17b_learner.ipynb #f85b4dd9
 class Learner(Memory):
     "Student, teacher and optimiser of one method, and the step they take together."
 
@@ -144,7 +146,7 @@ class Learner(Memory):
         c, m = self.config, self.method
         ramp, rate = self.schedule(iteration)
         step = Step(images, labels, c, iteration / c.iterations, stream(c.seed, PLACES, iteration),
-                    Perturbation(c.noise, (c.seed, NOISE, iteration)), lambda x: self.forward(self.student, x),
+                    Perturbation(c.noise, (c.seed, NOISE, iteration)), lambda x: self.forward(self.shared, x),
                     self.teach if m.has_teacher else None, self.networks)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(stream(c.seed, DROPOUT, iteration).initial_seed())
@@ -153,7 +155,7 @@ class Learner(Memory):
             step.logits = step.student(m.student_input(step))
             step.p_s = step.logits.softmax(1)
             loss, values = total_loss(m.terms, step, ramp, SCALES[c.preset])
-            loss.backward()
+            (loss * world_size()).backward()  # `shared` takes the mean of the processes' parts
             descend(self.optimizer, rate)
             if m.has_teacher:
                 update_teacher(self.teacher, self.student, warmup_decay(iteration, c.ema_decay))
@@ -167,10 +169,11 @@ class Learner(Memory):
         against, values = total_loss(self.method.opposing, step, ramp, SCALES[self.config.preset])
         self.opponent.zero_grad(set_to_none=True)  # the student's loss reached these weights too
         against.backward()
+        same_gradients([p for group in self.opponent.param_groups for p in group["params"]])
         descend(self.opponent)
         return values
 
-# %% ../nbs/17b_learner.ipynb #efbede56
+# %% ../nbs/17b_learner.ipynb #a3a09c14
 def descend(
     optimizer: torch.optim.Optimizer,  # whose weights have gradients
     rate: float | None = None,         # learning rate; None keeps the optimiser's own

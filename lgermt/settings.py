@@ -102,6 +102,8 @@ class Config(Choices):
     "Iterations between lines of log.jsonl."
     checkpoint_every: int = 500
     "Iterations between writings of last.pt."
+    sync_batchnorm: Flag = False
+    "With several processes on GPUs: batch normalisation over all of them."
     resume: Flag = False
     "Go on from last.pt in the output folder."
     overwrite: Flag = False
