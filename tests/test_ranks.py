@@ -1,0 +1,90 @@
+"""Two processes on this machine's CPU: the same step, the same training, and an end when one of them dies."""
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_commands import TINY, command, scans, train, weights  # noqa: F401
+from two_ranks import one_step
+
+from lgermt.methods import METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKER = ROOT / "tests" / "two_ranks.py"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+FEW = [*TINY, "--iterations", 5, "--checkpoint-every", 2, "--block-size", 8, "--precision", "fp32"]
+
+
+def started(arguments, code):
+    "Runs a command to its end and checks the exit code."
+    done = subprocess.run(list(map(str, arguments)), env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    "One step of every method on two processes."
+    file = tmp_path_factory.mktemp("ranks") / "steps.pt"
+    started([*TORCHRUN, WORKER, "steps", file], 0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_step_on_two_processes_is_one_step_on_one(shared, method):
+    alone = one_step(method)
+    assert alone.keys() == shared[method].keys() and any(key.startswith("gradient") for key in alone)
+    for key, value in alone.items():
+        torch.testing.assert_close(shared[method][key], value, atol=1e-5, rtol=1e-5, msg=lambda text: f"{key}: {text}")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(scans, tmp_path_factory):  # noqa: F811
+    "Five iterations of one process."
+    out = tmp_path_factory.mktemp("ranks") / "uninterrupted"
+    train(scans, out, *FEW[len(TINY):])
+    return out
+
+
+def assert_close_runs(one, other):
+    "Weights and scores of two runs, and nothing missing."
+    assert weights(one).keys() == weights(other).keys()
+    for key, value in weights(one).items():
+        torch.testing.assert_close(weights(other)[key], value, atol=1e-4, rtol=1e-4, msg=lambda text: f"{key}: {text}")
+    found, expected = (json.loads((out / "metrics.json").read_text()) for out in (other, one))
+    assert [case["id"] for case in found["cases"]] == [case["id"] for case in expected["cases"]]
+    assert found["mean"]["dice"] == pytest.approx(expected["mean"]["dice"], abs=0.01)
+    assert [json.loads(line)["iteration"] for line in (other / "log.jsonl").read_text().splitlines()] == [2, 4, 5]
+
+
+def test_stopped_on_two_processes_and_resumed_by_one(scans, uninterrupted, tmp_path):  # noqa: F811
+    out = tmp_path / "two"
+    done = started([*TORCHRUN, WORKER, "SIGINT", "--data", scans, "--out", out, *FEW], 1)
+    assert done.stderr.count("stopped after iteration 3 of 5") == 1 and "--resume" in done.stderr
+    assert torch.load(out / "last.pt", weights_only=True)["iteration"] == 3
+    assert json.loads((out / "config.json").read_text())["processes"] == 2
+    train(scans, out, *FEW[len(TINY):], "--resume")
+    assert_close_runs(uninterrupted, out)
+
+
+def test_stopped_on_one_process_and_resumed_by_two(scans, uninterrupted, tmp_path):  # noqa: F811
+    out = tmp_path / "one"
+    started([sys.executable, WORKER, "SIGTERM", "--data", scans, "--out", out, *FEW], 130)
+    done = started([*TORCHRUN, "-m", "lgermt.train", "--data", scans, "--out", out, *FEW, "--resume"], 0)
+    assert done.stdout.count("the run is in") == 1
+    assert_close_runs(uninterrupted, out)
+
+
+def test_a_process_that_dies_ends_the_run(scans, tmp_path):  # noqa: F811
+    out = tmp_path / "dead"
+    began = time.monotonic()
+    done = started([*TORCHRUN, WORKER, "SIGKILL", "--data", scans, "--out", out, *FEW], 1)
+    assert time.monotonic() - began < 120  # start included
+    assert "gone or silent" in done.stderr and "SIGKILL" in done.stderr
+    assert torch.load(out / "last.pt", weights_only=True)["iteration"] == 2
+    assert not (out / "metrics.json").exists()
