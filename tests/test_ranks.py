@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKER = ROOT / "tests" / "two_ranks.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-FEW = [*TINY, "--iterations", 5, "--checkpoint-every", 2, "--block-size", 8, "--precision", "fp32"]
+FEW = [*TINY, "--iterations", 5, "--checkpoint-every", 2, "--block-size", 8, "--precision", "fp32", "--norm", "group"]  # instance norm over a bottleneck of 4 voxels amplifies rounding
 
 
 def started(arguments, code):
