@@ -6,7 +6,7 @@
 __all__ = ['METRICS', 'NOT_LOSSES', 'STYLE', 'EXPLANATION', 'metrics_table', 'log_columns', 'report_curves', 'stress_total',
            'figure_html', 'case_figures', 'report_html', 'training_report']
 
-# %% ../nbs/03b_report.ipynb #3cf5ace5
+# %% ../nbs/03b_report.ipynb #2cd929fa
 import json
 from html import escape
 from numbers import Real
@@ -15,27 +15,28 @@ from plotly.offline import get_plotlyjs
 from .figures import COLORS, curve_figure, grey_window, slice_figure, surface_figure
 from .volumes import whole_file
 
-# %% ../nbs/03b_report.ipynb #29369eea
+# %% ../nbs/03b_report.ipynb #f763bbeb
 METRICS = {"dice": ("Dice (%)", 100), "jaccard": ("Jaccard (%)", 100), "asd": ("ASD", 1), "hd95": ("95HD", 1)}
 
 def metrics_table(
     cases: list, # dicts with `id` and any of dice, jaccard (0 to 1), asd, hd95 (distances); None or NaN is shown as a dash
     unit: str = "voxel", # of the distances
 ) -> str: # an HTML table: one row per case, worst Dice first, then mean and standard deviation
-    "Scores per case with mean and standard deviation over the cases."
+    "Scores per case with mean and standard deviation over the cases (n - 1, as everywhere here)."
     names = [name for name in METRICS if any(name in case for case in cases)]
     heads = [METRICS[name][0] + (f" ({unit})" if METRICS[name][1] == 1 else "") for name in names]
     values = np.array([[case.get(name) for name in names] for case in cases], float).reshape(len(cases), len(names))
     values *= [METRICS[name][1] for name in names]
+    spread = lambda column: column.std(ddof=1) if column.size > 1 else 0.0
     cell = lambda value: f"<td>{value:.2f}</td>" if np.isfinite(value) else "<td>–</td>"
     row = lambda name, numbers: f"<tr><th>{escape(str(name))}</th>{''.join(map(cell, numbers))}</tr>"
     body = [row(cases[n].get("id", n), values[n]) for n in (np.argsort(values[:, 0], kind="stable") if names else [])]
     kept = [column[np.isfinite(column)] for column in values.T]
-    foot = [row(name, [find(column) if column.size else np.nan for column in kept]) for name, find in (("mean", np.mean), ("std", np.std))]
+    foot = [row(name, [find(column) if column.size else np.nan for column in kept]) for name, find in (("mean", np.mean), ("std", spread))]
     head = "".join(f"<th>{escape(text)}</th>" for text in ("case", *heads))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody><tfoot>{''.join(foot)}</tfoot></table>"
 
-# %% ../nbs/03b_report.ipynb #dc8ec8c1
+# %% ../nbs/03b_report.ipynb #5ce39577
 NOT_LOSSES = {"iteration", "learning_rate", "ramp", "iterations_per_second", "seconds", "epoch", "time", "decay"}
 
 def log_columns(
@@ -67,7 +68,7 @@ def stress_total(
     "The total loss in grey and wide: the terms are what one compares."
     return figure.update_traces(line=dict(color=COLORS["neutral"], width=4), opacity=0.5, selector=dict(name="loss"))
 
-# %% ../nbs/03b_report.ipynb #087550a0
+# %% ../nbs/03b_report.ipynb #48aa31e4
 STYLE = """
 body{font:17px/1.55 system-ui,sans-serif;color:#222;background:#fff;max-width:1200px;margin:0 auto;padding:1.2rem}
 h1{font-size:1.7rem;line-height:1.25;margin:.4rem 0}h2{font-size:1.25rem;margin:2.2rem 0 .4rem;border-bottom:1px solid #ddd}p{max-width:46rem}
@@ -100,7 +101,7 @@ def case_figures(
     surface = surface_figure(masks, spacing).update_layout(height=440, scene_camera_eye=dict(x=0.9, y=-2.6, z=1.0)) if masks else None
     return slices, surface
 
-# %% ../nbs/03b_report.ipynb #3acb3180
+# %% ../nbs/03b_report.ipynb #26cde924
 EXPLANATION = """How one training run went. The table comes first: Dice and Jaccard are overlaps (100 is perfect), ASD and 95HD are distances between the
 borders (0 is perfect; a large 95HD beside a good Dice means a stray piece or a missing vein). The curves tell whether training had settled. The pictures show one case:
 the truth in blue, the prediction in orange."""
@@ -128,7 +129,7 @@ def report_html(
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'><title>{escape(title)}</title><style>{STYLE}</style>"
     return f"<!doctype html><html lang=en><head>{head}<script>{get_plotlyjs()}</script></head><body>{''.join(parts)}</body></html>"
 
-# %% ../nbs/03b_report.ipynb #07a1a195
+# %% ../nbs/03b_report.ipynb #7305b2ef
 def training_report(
     path, # str or Path of the HTML file; an older one is replaced
     log: list, # dicts, one per logged iteration
