@@ -44,7 +44,7 @@ train: $(INSTALLED) ## train on the phantom: a few minutes on a CPU, ends with r
 	@echo "Open $(abspath $(OUT))/report.html in a browser."
 
 test: $(INSTALLED) ## everything: make check, every notebook, whole processes
-	$(BIN)/python -m pytest tests $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 2 --dist worksteal $(ARGS)
 
 check: $(INSTALLED) ## in seconds: export and README in step, notebooks clean, sizes, imports
 	$(BIN)/python -m pytest tests/test_repository.py -q $(ARGS)
