@@ -6,7 +6,7 @@
 __all__ = ['ORIENTATIONS', 'read_list', 'Split', 'find_list', 'load_split', 'load_scan', 'draw_orientation', 'orient', 'pad_to',
            'draw_corner', 'cut', 'draw_indices', 'Stream', 'TwoStreamSampler', 'Patches']
 
-# %% ../nbs/02_batches.ipynb #5acff469
+# %% ../nbs/02_batches.ipynb #e7428cb9
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from .files import InputError
 from .volumes import Volume, check_volume, read_h5
 
-# %% ../nbs/02_batches.ipynb #8c05fb6d
+# %% ../nbs/02_batches.ipynb #1c1ced78
 def read_list(
     path: str | Path,  # text file, one scan's ID a line
 ) -> list[str]:        # IDs in the order of the file
@@ -35,7 +35,7 @@ def read_list(
         raise InputError(f"{path}: {', '.join(twice)} is listed more than once; keep one line each")
     return ids
 
-# %% ../nbs/02_batches.ipynb #c4629b74
+# %% ../nbs/02_batches.ipynb #56d18105
 @dataclass(frozen=True)
 class Split:
     "Who plays which part: IDs of the annotated, unannotated, validation and test scans."
@@ -52,7 +52,7 @@ def find_list(
     "Where a list lies, if there is one."
     return next((p for p in (folder / name, folder.parent / name) if p.is_file()), None)
 
-# %% ../nbs/02_batches.ipynb #653d24bd
+# %% ../nbs/02_batches.ipynb #6e9473c7
 def load_split(
     folder: str | Path,  # folder with <ID>/mri_norm2.h5
     labeled: int,        # the first so many of train.list are annotated
@@ -79,7 +79,7 @@ def load_split(
             raise InputError(f"{where}: {both[0]} is also in {name}; a scan is either trained with or scored")
     return Split(tuple(train[:labeled]), tuple(train[labeled:]), val, test)
 
-# %% ../nbs/02_batches.ipynb #7139062e
+# %% ../nbs/02_batches.ipynb #73af7f5b
 def load_scan(
     folder: str | Path,  # folder with <ID>/mri_norm2.h5
     case: str,           # ID
@@ -88,7 +88,7 @@ def load_scan(
     "One scan of the training layout. Raises `InputError` naming the file and what is wrong with it."
     return check_volume(read_h5(Path(folder) / case / "mri_norm2.h5"), labeled=labeled)
 
-# %% ../nbs/02_batches.ipynb #fe14f064
+# %% ../nbs/02_batches.ipynb #5a0f318b
 ORIENTATIONS = ("none", "released", "all")
 
 
@@ -114,7 +114,7 @@ def orient(
     array = torch.rot90(array, turns, (-3, -2)) if turns else array
     return array if flip is None else array.flip(flip - 3)
 
-# %% ../nbs/02_batches.ipynb #83540378
+# %% ../nbs/02_batches.ipynb #eb702864
 def pad_to(
     image: Tensor,  # (..., X, Y, Z)
     sides: tuple,   # least sides
@@ -125,7 +125,7 @@ def pad_to(
     inside = tuple(slice(gap // 2, gap // 2 + n) for gap, n in zip(gaps, image.shape[-3:]))
     return (F.pad(image, padding) if any(padding) else image), inside
 
-# %% ../nbs/02_batches.ipynb #62a87e00
+# %% ../nbs/02_batches.ipynb #eebfd6fd
 def draw_corner(
     shape: tuple,  # X, Y, Z of the scan
     patch: tuple,  # X, Y, Z of the crop, no side longer than the scan's
@@ -148,7 +148,7 @@ def cut(
     box = tuple(slice(c, c + n) for c, n in zip(corner, sides))
     return [orient(array[box], turns, flip) for array in arrays]
 
-# %% ../nbs/02_batches.ipynb #b20540f3
+# %% ../nbs/02_batches.ipynb #24896293
 def draw_indices(
     indices: tuple,  # what to draw from
     start: int,      # how many were drawn before
@@ -162,7 +162,7 @@ def draw_indices(
         drawn.append(indices[order[position % n]])
     return drawn
 
-# %% ../nbs/02_batches.ipynb #72e8dc58
+# %% ../nbs/02_batches.ipynb #0f27d667
 class Stream:
     "An endless stream of batches that knows where it stands."
     iteration = seed = 0
@@ -180,7 +180,7 @@ class Stream:
         "Go on where `state` was taken."
         self.iteration, self.seed = state["iteration"], state["seed"]
 
-# %% ../nbs/02_batches.ipynb #8aab090e
+# %% ../nbs/02_batches.ipynb #2535a3fe
 @dataclass(eq=False)
 class TwoStreamSampler(Stream):
     "Batches of scan numbers, annotated ones first; what comes at iteration t depends on the seed and t alone."
@@ -213,7 +213,7 @@ class TwoStreamSampler(Stream):
             first += size
         return chosen
 
-# %% ../nbs/02_batches.ipynb #1a3c0580
+# %% ../nbs/02_batches.ipynb #0686c764
 class Patches:
     "Training patches, cut on the device where the scans lie."
     def __init__(
