@@ -6,7 +6,7 @@
 __all__ = ['SCRIPT', 'ROWS', 'TrainingStep', 'random_batch', 'take_turns', 'compare_step', 'compare_local_loss',
            'compare_whole_patch', 'compare_window', 'high_water', 'peak_memory', 'Benchmark', 'measure', 'main']
 
-# %% ../nbs/22_speed.ipynb #d7c06201
+# %% ../nbs/22_speed.ipynb #bdd8c82d
 import subprocess
 import sys
 import time
@@ -26,7 +26,7 @@ from .published import PlainStep, explicit_affinity_loss, window_by_window
 from .settings import Config, mistakes, parse, pick_device, resolve
 from .vnet import VNet
 
-# %% ../nbs/22_speed.ipynb #cb716199
+# %% ../nbs/22_speed.ipynb #9ef38377
 class TrainingStep:
     "The step the training loop runs, for anyone to time. Raises `InputError` for settings that cannot work."
 
@@ -67,7 +67,7 @@ def random_batch(
     labels[(slice(None), *(slice(side // 4, 3 * side // 4) for side in patch))] = 1
     return images.to(device), labels.to(device)
 
-# %% ../nbs/22_speed.ipynb #0e2a2197
+# %% ../nbs/22_speed.ipynb #1192d73e
 def take_turns(
     plain: Callable,  # no arguments
     ours: Callable,   # no arguments
@@ -87,7 +87,7 @@ def take_turns(
     a, b = median(times[plain][1:]), median(times[ours][1:])
     return {"plain": a, "ours": b, "ratio": a / b, "turns": turns}
 
-# %% ../nbs/22_speed.ipynb #f1f2703d
+# %% ../nbs/22_speed.ipynb #107ca867
 def compare_step(patch, base_channels, device, precision, turns):
     "One LG-ER-MT iteration: the published recipe against the loop's step."
     batch = random_batch(patch, device)
@@ -104,7 +104,7 @@ def compare_local_loss(patch, base_channels, device, precision, turns):
     exact = lambda: affinity_loss(torch.cat([s.softmax(1) for s in students]), torch.cat(teachers)).backward()
     return take_turns(explicit, exact, turns)
 
-
+# %% ../nbs/22_speed.ipynb #d9ce9149
 def compare_whole_patch(patch, base_channels, device, precision, turns):
     "One student forward pass against the local loss with the whole patch as one block, forward and backward: the ratio says how often it fits in."
     images, _ = random_batch(patch, device)
@@ -125,7 +125,7 @@ def compare_window(patch, base_channels, device, precision, turns):
     stride = tuple(max(side // 3, 1) for side in patch)
     return take_turns(lambda: window_by_window(plain, image, patch, stride), lambda: sliding_window(ours, image, patch, stride), max(turns // 2, 1))
 
-# %% ../nbs/22_speed.ipynb #5fe73993
+# %% ../nbs/22_speed.ipynb #eed1b41c
 SCRIPT = """
 import torch
 from lgermt.benchmark import PlainStep, TrainingStep, high_water, random_batch
@@ -158,7 +158,7 @@ def peak_memory(
     said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     return float(said)
 
-# %% ../nbs/22_speed.ipynb #953ec41f
+# %% ../nbs/22_speed.ipynb #e440a08c
 ROWS = {"iteration": compare_step, "local loss": compare_local_loss, "whole-patch local loss in a forward pass": compare_whole_patch, "sliding window": compare_window}
 
 
@@ -211,6 +211,6 @@ def main(
         measure(settings)
     print(f"written to {settings.json}")
 
-# %% ../nbs/22_speed.ipynb #4cf6eba8
+# %% ../nbs/22_speed.ipynb #ac7d7e16
 if __name__ == "__main__" and "__file__" in globals():
     main()

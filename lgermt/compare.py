@@ -6,7 +6,7 @@
 __all__ = ['Hidden', 'PAPER_ORDER', 'Comparison', 'plan', 'seconds_of', 'same_settings', 'perform', 'result_of', 'compare',
            'main']
 
-# %% ../nbs/21_compare.ipynb #d7a2e165
+# %% ../nbs/21_compare.ipynb #4d67abfc
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from .train import TrainingError, run
 from .vnet import VNet
 from .volumes import InputError
 
-# %% ../nbs/21_compare.ipynb #385c0f98
+# %% ../nbs/21_compare.ipynb #cd336f57
 Hidden = tyro.conf.Suppress
 PAPER_ORDER = ("vnet", "asdnet", "tcse", "mt", "mt-dice", "ua-mt", "er-mt", "l-er-mt", "g-er-mt", "lg-er-mt")
 
@@ -59,7 +59,7 @@ def plan(
     return [resolve(Config(**{**shared, "method": method, "labeled": labeled, "seed": seed, "out": folder / f"{method}_{labeled}_{seed}"}))
             for seed in settings.seeds for labeled in settings.labeled for method in settings.methods]
 
-# %% ../nbs/21_compare.ipynb #44ddaa40
+# %% ../nbs/21_compare.ipynb #abd8ec2a
 def seconds_of(
     log: list[dict],  # entries of log.jsonl
 ) -> float:           # seconds
@@ -79,7 +79,7 @@ def same_settings(
         said = ", ".join(f"--{name.replace('_', '-')} {before[name]} (now {now[name]})" for name in changed)
         raise InputError(f"{target}: was made with {said}; repeat those settings, or choose another --out")
 
-
+# %% ../nbs/21_compare.ipynb #c706d4cd
 def perform(
     config: Config,         # one run
     target: Path,           # its JSON
@@ -118,7 +118,7 @@ def result_of(
     made_with = json.loads((config.out / "config.json").read_text())["versions"]
     return {**metrics, "scans": scans, "parameters": parameters, "seconds": round(seconds_of(log), 1), "settings": settings, "versions": made_with}
 
-# %% ../nbs/21_compare.ipynb #10138387
+# %% ../nbs/21_compare.ipynb #6a6f8db2
 def compare(
     settings: Comparison,
     progress: bool = True,  # whether to show bars
@@ -144,6 +144,6 @@ def main(
             raise SystemExit(130) from None
     print(f"tables and figures in {settings.out}")
 
-# %% ../nbs/21_compare.ipynb #11cf2f8e
+# %% ../nbs/21_compare.ipynb #957bfe02
 if __name__ == "__main__" and "__file__" in globals():
     main()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['explicit_affinity_loss', 'PlainStep', 'window_by_window']
 
-# %% ../nbs/21b_published.ipynb #c3943350
+# %% ../nbs/21b_published.ipynb #9182c554
 from itertools import product
 
 import numpy as np
@@ -20,7 +20,7 @@ from .losses.supervised import supervised_loss
 from .schedules import staircase_rampup
 from .vnet import VNet
 
-# %% ../nbs/21b_published.ipynb #077c6b27
+# %% ../nbs/21b_published.ipynb #065021ac
 def explicit_affinity_loss(
     p_s: Tensor,  # (B, C, x, y, z) student's probabilities of a block
     p_t: Tensor,  # same shape, teacher's
@@ -66,7 +66,7 @@ class PlainStep:
         self.iteration += 1
         return {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
 
-# %% ../nbs/21b_published.ipynb #0cfc2a93
+# %% ../nbs/21b_published.ipynb #a0b155e6
 def window_by_window(
     model,           # network
     image: Tensor,   # (X, Y, Z)

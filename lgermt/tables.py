@@ -7,7 +7,7 @@ __all__ = ['REFERENCE', 'PRINTED', 'HEADINGS', 'ABLATIONS', 'paired_test', 'read
            'cells_of', 'protocol', 'markdown_table', 'latex_table', 'ablation_figure', 'cases_figure', 'write_summary',
            'figures_page']
 
-# %% ../nbs/20b_tables.ipynb #ddb7805c
+# %% ../nbs/20b_tables.ipynb #0b04939d
 import json
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .methods import METHODS
 from .metrics import METRICS
 from .volumes import whole_file
 
-# %% ../nbs/20b_tables.ipynb #244c18c4
+# %% ../nbs/20b_tables.ipynb #e31ade75
 REFERENCE = "lg-er-mt"
 
 
@@ -36,7 +36,7 @@ def paired_test(
     effect = (ranks[moved < 0].sum() - ranks[moved > 0].sum()) / ranks.sum()
     return {"scans": d.size, "difference": float(d.mean()), "p": float(wilcoxon(moved).pvalue), "effect": float(effect)}
 
-# %% ../nbs/20b_tables.ipynb #bcc7fb81
+# %% ../nbs/20b_tables.ipynb #f4a511f7
 def read_results(
     folder: Path,  # results of a comparison, one JSON a run
 ) -> list[dict]:   # in the order of the paper's table, then by annotation count and seed
@@ -76,7 +76,7 @@ def summarize_runs(
         rows.append(row)
     return rows
 
-# %% ../nbs/20b_tables.ipynb #aefee466
+# %% ../nbs/20b_tables.ipynb #b7a39e70
 PRINTED = {  # Hang et al. 2020, Tables 1 and 2: Dice and Jaccard in %, ASD and 95HD in voxels; by method and annotated scans
     ("vnet", 80): (91.14, 83.82, 1.52, 5.75), ("vnet", 16): (86.03, 76.06, 3.51, 14.26), ("asdnet", 16): (87.90, 78.85, 2.08, 9.24),
     ("tcse", 16): (88.15, 79.20, 2.44, 9.57), ("mt", 16): (88.12, 79.03, 2.65, 10.92), ("mt-dice", 16): (88.32, 79.37, 2.76, 10.50),
@@ -113,7 +113,7 @@ def protocol(
             f"Seeds {' '.join(map(str, seeds))}: mean ± standard deviation over seeds. p and effect: Wilcoxon's signed-rank test of each scan's Dice against LG-ER-MT "
             f"with the same annotations; effect 1: LG-ER-MT better on every scan. min: minutes of training.")
 
-
+# %% ../nbs/20b_tables.ipynb #d1308d05
 def markdown_table(
     results: list[dict],  # of `read_results`
 ) -> str:
@@ -131,7 +131,7 @@ def latex_table(
     head = " & ".join(map(escape, HEADINGS)) + r" \\"
     return "\n".join([rf"% {protocol(results)}", r"\begin{tabular}{lrrrrrrrrrl}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
 
-# %% ../nbs/20b_tables.ipynb #55e17d7d
+# %% ../nbs/20b_tables.ipynb #6c7c7284
 ABLATIONS = ("er-mt", "l-er-mt", "g-er-mt", "lg-er-mt")
 
 
@@ -158,7 +158,7 @@ def cases_figure(
     shared = [i for i in rows[0]["cases"][metric] if all(i in row["cases"][metric] for row in rows)]
     return box_figure({METHODS[row["method"]].title: scale * np.array([row["cases"][metric][i] for i in shared]) for row in rows}, title, shared)
 
-# %% ../nbs/20b_tables.ipynb #d88db586
+# %% ../nbs/20b_tables.ipynb #040c811a
 def write_summary(
     folder: Path,  # results of a comparison
 ) -> str:          # the Markdown table
