@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NOISE', 'DROPOUT', 'PLACES', 'WEIGHTS', 'stream', 'Perturbation', 'keep_freed_memory', 'Networks', 'Memory',
-           'Learner', 'descend']
+           'descend', 'Duel', 'Learner']
 
-# %% ../nbs/17b_learner.ipynb #c703ff05
+# %% ../nbs/17b_learner.ipynb #f3ced637
 import ctypes
 import sys
 
@@ -21,7 +21,7 @@ from .schedules import gaussian_rampup, polynomial_learning_rate, staircase_ramp
 from .settings import SCALES, Config, pick_device, pick_precision
 from .vnet import VNet
 
-# %% ../nbs/17b_learner.ipynb #6d1f3b4e
+# %% ../nbs/17b_learner.ipynb #298991c5
 def stream(
     *names: int,          # what the stream is for: seed, purpose, iteration, place
     device: str = "cpu",
@@ -33,7 +33,7 @@ def stream(
 
 NOISE, DROPOUT, PLACES, WEIGHTS = 10, 11, 12, 13  # purposes
 
-# %% ../nbs/17b_learner.ipynb #2432e9d8
+# %% ../nbs/17b_learner.ipynb #447acc04
 class Perturbation:
     "The step's Gaussian noise: fresh for every call, a function of seed, iteration and place in the batch."
 
@@ -52,7 +52,7 @@ class Perturbation:
         self.calls += 1
         return images + noise.clamp_(-2 * self.deviation, 2 * self.deviation)
 
-# %% ../nbs/17b_learner.ipynb #31dac41c
+# %% ../nbs/17b_learner.ipynb #ee7a2ccd
 def keep_freed_memory() -> bool:  # whether the C library took the setting
     "Asks glibc to keep freed memory instead of handing it back: new pages are a large part of a CPU step."
     if not sys.platform.startswith("linux"):
@@ -64,7 +64,7 @@ def keep_freed_memory() -> bool:  # whether the C library took the setting
     mmap_max, trim_threshold, top_pad = -4, -1, -2
     return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1) and mallopt(top_pad, 2**28))
 
-# %% ../nbs/17b_learner.ipynb #9556a361
+# %% ../nbs/17b_learner.ipynb #c6f0750b
 class Networks:
     "Student, teacher and optimiser of one method, and how they are asked."
 
@@ -100,7 +100,7 @@ class Networks:
         with torch.no_grad():
             return self.forward(self.teacher, images).softmax(1)
 
-# %% ../nbs/17b_learner.ipynb #2850d52b
+# %% ../nbs/17b_learner.ipynb #76a0527e
 class Memory(Networks):
     "Networks that can be written down and taken back."
 
@@ -125,9 +125,21 @@ class Memory(Networks):
                 network.load_state_dict(state["networks"][name])
             self.opponent.load_state_dict(state["opponent"])
 
-# %% ../nbs/17b_learner.ipynb #f85b4dd9
-class Learner(Memory):
-    "Student, teacher and optimiser of one method, and the step they take together."
+# %% ../nbs/17b_learner.ipynb #f194e77e
+def descend(
+    optimizer: torch.optim.Optimizer,  # whose weights have gradients
+    rate: float | None = None,         # learning rate; None keeps the optimiser's own
+) -> None:
+    "One step of an optimiser; the gradients are forgotten."
+    if rate is not None:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+# %% ../nbs/17b_learner.ipynb #6e59e62c
+class Duel(Memory):
+    "Networks with their schedules, and the step of the further ones against the student."
 
     def schedule(self, iteration: int) -> tuple[float, float]:  # zero-based iteration to (ramp, learning rate)
         "Where the schedules stand: functions of the iteration, so a resumed run cannot get them wrong."
@@ -135,6 +147,20 @@ class Learner(Memory):
         ramp = {"smooth": gaussian_rampup, "staircase": staircase_rampup}[c.rampup](iteration, c.iterations)
         rate = {"step": step_learning_rate, "polynomial": polynomial_learning_rate}[c.learning_rate_schedule]
         return ramp, rate(iteration, c.iterations, c.learning_rate)
+
+    def oppose(self, step: Step, ramp: float) -> dict[str, Tensor]:  # a finished step of the student to the terms' values
+        "The step of the method's further networks, against the student's predictions as they are."
+        step.logits, step.p_s = step.logits.detach(), step.p_s.detach()
+        against, values = total_loss(self.method.opposing, step, ramp, SCALES[self.config.preset])
+        self.opponent.zero_grad(set_to_none=True)  # the student's loss reached these weights too
+        against.backward()
+        same_gradients([p for group in self.opponent.param_groups for p in group["params"]])
+        descend(self.opponent)
+        return values
+
+# %% ../nbs/17b_learner.ipynb #690982fc
+class Learner(Duel):
+    "Student, teacher and optimiser of one method, and the step they take together."
 
     def step(
         self,
@@ -162,25 +188,3 @@ class Learner(Memory):
             if self.opponent:
                 values |= self.oppose(step, ramp)
         return {"loss": loss.detach(), **{name: value.detach() for name, value in values.items()}}
-
-    def oppose(self, step: Step, ramp: float) -> dict[str, Tensor]:  # a finished step of the student to the terms' values
-        "The step of the method's further networks, against the student's predictions as they are."
-        step.logits, step.p_s = step.logits.detach(), step.p_s.detach()
-        against, values = total_loss(self.method.opposing, step, ramp, SCALES[self.config.preset])
-        self.opponent.zero_grad(set_to_none=True)  # the student's loss reached these weights too
-        against.backward()
-        same_gradients([p for group in self.opponent.param_groups for p in group["params"]])
-        descend(self.opponent)
-        return values
-
-# %% ../nbs/17b_learner.ipynb #a3a09c14
-def descend(
-    optimizer: torch.optim.Optimizer,  # whose weights have gradients
-    rate: float | None = None,         # learning rate; None keeps the optimiser's own
-) -> None:
-    "One step of an optimiser; the gradients are forgotten."
-    if rate is not None:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)

@@ -7,7 +7,7 @@ __all__ = ['STEP', 'PAUSE', 'world_size', 'rank', 'own_device', 'together', 'wai
            'gather_rows', 'SharedDropout', 'share_dropout', 'share_layers', 'wrap', 'same_gradients', 'settle',
            'anyone', 'gather', 'first']
 
-# %% ../nbs/17ab_ranks.ipynb #e23bf728
+# %% ../nbs/17ab_ranks.ipynb #60109de0
 import contextlib
 import inspect
 import os
@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .files import InputError
 
-# %% ../nbs/17ab_ranks.ipynb #2051ff55
+# %% ../nbs/17ab_ranks.ipynb #3d1a4ab0
 def world_size() -> int:  # number of processes that train together
     "1 unless `together` has joined several."
     return distributed.get_world_size() if distributed.is_initialized() else 1
@@ -42,7 +42,7 @@ def own_device(
         raise InputError(f"process {place + 1} of this machine finds {count} GPU{'s' * (count > 1)}; start torchrun with --nproc_per_node {count}, or use --device cpu")
     return f"cuda:{place}"
 
-# %% ../nbs/17ab_ranks.ipynb #e7ca6115
+# %% ../nbs/17ab_ranks.ipynb #bd806e25
 STEP, PAUSE = timedelta(seconds=60), timedelta(hours=4)  # how long to wait for a silent process: within a step, between steps
 _patient = []  # the group for pauses, while there is one
 
@@ -79,7 +79,7 @@ def lost(
     "Tells a lost connection from all other errors; gloo has no class of its own for it."
     return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
-# %% ../nbs/17ab_ranks.ipynb #6490a059
+# %% ../nbs/17ab_ranks.ipynb #702b8f4a
 def one_voice() -> contextlib.AbstractContextManager:
     "Whatever the processes beyond rank 0 print goes nowhere."
     stack = contextlib.ExitStack()
@@ -89,7 +89,7 @@ def one_voice() -> contextlib.AbstractContextManager:
         stack.enter_context(contextlib.redirect_stderr(nowhere))
     return stack
 
-# %% ../nbs/17ab_ranks.ipynb #6c8dedd5
+# %% ../nbs/17ab_ranks.ipynb #0f817a86
 def own_rows(
     batch: Tensor,  # (B, ...), the same on every process
 ) -> Tensor:        # (B / n, ...): rows rank, rank + n, rank + 2n, ...
@@ -111,7 +111,7 @@ def gather_rows(
     parts[rank()] = own
     return torch.stack(parts, 1).flatten(0, 1)
 
-# %% ../nbs/17ab_ranks.ipynb #69112904
+# %% ../nbs/17ab_ranks.ipynb #91c36e8e
 class SharedDropout(nn.Dropout3d):
     "Channel dropout with the mask that a single process would draw for these rows."
 
@@ -148,7 +148,7 @@ def share_layers(
         return network
     return share_dropout(nn.SyncBatchNorm.convert_sync_batchnorm(network) if sync_batchnorm else network)
 
-# %% ../nbs/17ab_ranks.ipynb #9759f771
+# %% ../nbs/17ab_ranks.ipynb #b8583037
 def wrap(
     network: nn.Module,  # on its device
 ) -> nn.Module:          # what to call in a step
@@ -187,7 +187,7 @@ def settle(
         if anyone(not torch.equal(weights, first)):
             raise RuntimeError("the processes no longer have the same weights; go on with --resume from the last checkpoint")
 
-# %% ../nbs/17ab_ranks.ipynb #c6cba2b7
+# %% ../nbs/17ab_ranks.ipynb #774eb6f3
 def anyone(
     answer: object,  # this process's, true or false
 ) -> bool:           # whether any process said yes

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['load_data', 'make_patches', 'Stop', 'TrainingError', 'Log', 'train', 'numbers', 'save', 'run', 'prepare', 'main']
 
-# %% ../nbs/18_train.ipynb #57697067
+# %% ../nbs/18_train.ipynb #32c698b9
 import contextlib
 import dataclasses
 import json
@@ -29,7 +29,7 @@ from .scoring import quiet, report, score_masks, score_network, segment, table
 from .settings import Config, mistakes, parse, resolve
 from .volumes import Volume, write_phantoms
 
-# %% ../nbs/18_train.ipynb #7162696d
+# %% ../nbs/18_train.ipynb #a49a60e9
 def load_data(
     config: Config,  # resolved settings
 ) -> tuple[Split, list[Volume], list[Volume]]:  # who plays which part, training scans (annotated first), scans to score
@@ -57,7 +57,7 @@ def make_patches(
     TwoStreamSampler(*streams, world_size=world_size())  # complains of patches that cannot be shared out evenly
     return Patches(volumes, TwoStreamSampler(*streams), config.patch, config.orientations, config.seed, device)
 
-# %% ../nbs/18_train.ipynb #b6c32e10
+# %% ../nbs/18_train.ipynb #983b7404
 class Stop:
     "Notes Ctrl-C and SIGTERM, so that the loop can end after a whole step."
 
@@ -79,7 +79,7 @@ class Stop:
 class TrainingError(RuntimeError):
     "The training itself went wrong: a loss that is no number."
 
-# %% ../nbs/18_train.ipynb #5bff5f27
+# %% ../nbs/18_train.ipynb #4dd80986
 class Log:
     "log.jsonl and TensorBoard events: one entry every few iterations."
 
@@ -111,7 +111,7 @@ class Log:
         self.file.close()
         self.board.close()
 
-# %% ../nbs/18_train.ipynb #02bc456f
+# %% ../nbs/18_train.ipynb #3f001b48
 def train(
     learner: Learner,
     patches: Patches,
@@ -142,7 +142,7 @@ def train(
                 raise KeyboardInterrupt(f"stopped after iteration {done} of {config.iterations}; {last} is written, go on with --resume")
     return log.entries if log else []
 
-# %% ../nbs/18_train.ipynb #38f2e2ac
+# %% ../nbs/18_train.ipynb #76f2e748
 def numbers(
     losses: dict,  # 0-d tensors of a step
     done: int,     # iterations done
@@ -168,7 +168,7 @@ def save(
         save_checkpoint(path, learner, done)
     wait()
 
-# %% ../nbs/18_train.ipynb #6ceb5e1b
+# %% ../nbs/18_train.ipynb #3070b50f
 def run(
     config: Config,         # settings as given
     progress: bool = True,  # whether to show bars
@@ -182,10 +182,8 @@ def run(
         keep_freed_memory()
         learner = Learner(config)
         patches = make_patches(config, training, learner.device)
-        if state:
-            learner.load_state_dict(state)
-        if rank() == 0:
-            prepare(config, fresh=not state)
+        if state: learner.load_state_dict(state)
+        if rank() == 0: prepare(config, fresh=not state)
         began = time.perf_counter()
         log = train(learner, patches, state["iteration"] if state else 0, progress)
         seconds = time.perf_counter() - began
@@ -210,7 +208,7 @@ def prepare(
                 path.unlink()
     write_json(config.out / "config.json", {**dataclasses.asdict(config), "versions": versions(), "processes": world_size()})
 
-# %% ../nbs/18_train.ipynb #390f395c
+# %% ../nbs/18_train.ipynb #7f885509
 def main(
     argv: list[str] | None = None,  # arguments; None takes the process's own
 ) -> None:
@@ -234,6 +232,6 @@ def main(
             print(table(metrics))
         print(f"the run is in {config.out}")
 
-# %% ../nbs/18_train.ipynb #cc1d8178
+# %% ../nbs/18_train.ipynb #1a7574ad
 if __name__ == "__main__" and "__file__" in globals():
     main()
