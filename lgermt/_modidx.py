@@ -348,4 +348,5 @@ d = { 'settings': { 'branch': 'main',
                                 'lgermt.volumes.read_scan': ('volumes.html#read_scan', 'lgermt/volumes.py'),
                                 'lgermt.volumes.write_h5': ('volumes.html#write_h5', 'lgermt/volumes.py'),
                                 'lgermt.volumes.write_mask': ('volumes.html#write_mask', 'lgermt/volumes.py'),
+                                'lgermt.volumes.write_on_grid': ('volumes.html#write_on_grid', 'lgermt/volumes.py'),
                                 'lgermt.volumes.write_phantoms': ('volumes.html#write_phantoms', 'lgermt/volumes.py')}}}

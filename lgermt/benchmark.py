@@ -179,7 +179,7 @@ class Benchmark:
     turns: int = 5
     "Turns of each side; the medians are compared."
 
-
+# %% ../nbs/22_speed.ipynb #fef729b4
 def measure(
     settings: Benchmark,
     say: Callable = print,  # told every row as soon as it is there

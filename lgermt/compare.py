@@ -17,9 +17,9 @@ from filelock import FileLock, Timeout
 from .batches import load_split
 from .checkpoint import FREE, settings_of, write_json
 from .methods import METHODS
-from .settings import Config, mistakes, parse, resolve
+from .settings import Config, mistakes, option, parse, resolve
 from .tables import read_results, write_summary
-from .train import TrainingError, run
+from .train import PHANTOMS, TrainingError, run
 from .vnet import VNet
 from .volumes import InputError
 
@@ -76,7 +76,7 @@ def same_settings(
     before, now = json.loads(target.read_text())["settings"], settings_of(config)
     changed = [name for name in before if name != "data" and now.get(name) != before[name]]
     if changed:
-        said = ", ".join(f"--{name.replace('_', '-')} {before[name]} (now {now[name]})" for name in changed)
+        said = ", ".join(f"{option(name, before[name])} (now {now[name]})" for name in changed)
         raise InputError(f"{target}: was made with {said}; repeat those settings, or choose another --out")
 
 # %% ../nbs/21_compare.ipynb #c706d4cd
@@ -110,7 +110,7 @@ def result_of(
     metrics: dict,   # its metrics.json
 ) -> dict:           # what is kept of it
     "Metrics, settings, cost and circumstances of one run."
-    split = load_split("data/phantom" if config.data == "phantom" else config.data, config.labeled, config.hold_out)
+    split = load_split(PHANTOMS if config.data == "phantom" else config.data, config.labeled, config.hold_out)
     scans = {"annotated": config.labeled, "unannotated": len(split.unlabeled) * METHODS[config.method].unlabeled, "scored": len(metrics["cases"])}
     parameters = sum(p.numel() for p in VNet(base_channels=config.base_channels, norm=config.norm).parameters())
     log = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]

@@ -6,7 +6,7 @@
 __all__ = ['Evaluation', 'cases_of', 'find_mask', 'read_mask', 'write_csv', 'case_rows', 'split_name', 'score_folder', 'evaluate',
            'main']
 
-# %% ../nbs/19_evaluate.ipynb #b959799e
+# %% ../nbs/19_evaluate.ipynb #f920b7c9
 import csv
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ from .checkpoint import restore, write_json
 from .files import InputError, one_kind_of_error, whole_file
 from .scoring import quiet, score_masks, score_network, table
 from .settings import mistakes, parse, pick_device
-from .volumes import Volume, binary_label, read_array, read_scan, write_mask
+from .volumes import Volume, binary_label, read_array, read_scan
 
-# %% ../nbs/19_evaluate.ipynb #00a91b17
+# %% ../nbs/19_evaluate.ipynb #68b3b50d
 @dataclass(frozen=True)
 class Evaluation:
     "Score a checkpoint, or masks, on annotated scans: last iteration, no post-processing."
@@ -43,7 +43,7 @@ class Evaluation:
     device: str = "auto"
     "auto, cpu, cuda, cuda:1, mps."
 
-# %% ../nbs/19_evaluate.ipynb #3bc0c06b
+# %% ../nbs/19_evaluate.ipynb #6ef0b750
 def cases_of(
     data: Path,     # folder of the scans
     split: str,     # test, val, or a list's path
@@ -62,7 +62,7 @@ def cases_of(
         return read_list(train)[-hold_out:]
     raise InputError(f"{data}: no {split}.list inside it or beside it; write one, or give --split a file with one scan ID a line")
 
-# %% ../nbs/19_evaluate.ipynb #05fd0697
+# %% ../nbs/19_evaluate.ipynb #21840584
 def find_mask(
     folder: Path,  # of the masks
     case: str,     # ID of the scan
@@ -92,7 +92,7 @@ def read_mask(
         raise InputError(f"{path}: mask {mask.shape}, but scan {volume.id} is {volume.label.shape}; export it on the scan's own grid")
     return mask
 
-# %% ../nbs/19_evaluate.ipynb #7440a140
+# %% ../nbs/19_evaluate.ipynb #c3d8aff8
 def write_csv(
     path: Path,        # file to write, whole or not at all
     rows: list[dict],  # not empty; a row may lack some columns
@@ -111,7 +111,7 @@ def case_rows(
     names = {"asd": "asd_voxel", "hd95": "hd95_voxel"}
     return [{names.get(key, key): value for key, value in case.items()} for case in sorted(cases, key=lambda case: case["dice"])]
 
-# %% ../nbs/19_evaluate.ipynb #79b06735
+# %% ../nbs/19_evaluate.ipynb #b5c5c493
 def split_name(
     split: str,  # test, val, or a list's path
 ) -> str:        # for the result
@@ -130,7 +130,7 @@ def score_folder(
     pairs = tqdm(list(zip(volumes, masks)), "scoring", unit="scan", **quiet(progress))
     return score_masks(pairs, settings.predictions.resolve().name, split_name(settings.split)) | {"predictions": str(settings.predictions)}
 
-# %% ../nbs/19_evaluate.ipynb #61434ab3
+# %% ../nbs/19_evaluate.ipynb #9aa76044
 def evaluate(
     settings: Evaluation,
     progress: bool = True,  # whether to show a bar
@@ -155,7 +155,7 @@ def evaluate(
     write_csv(settings.out.with_suffix(".csv"), case_rows(metrics["cases"]))
     return metrics
 
-# %% ../nbs/19_evaluate.ipynb #076036a5
+# %% ../nbs/19_evaluate.ipynb #57935008
 def main(
     argv: list[str] | None = None,  # arguments; None takes the process's own
 ) -> None:
@@ -165,6 +165,6 @@ def main(
         print(table(evaluate(settings)))
     print(f"written to {settings.out} and {settings.out.with_suffix('.csv').name}")
 
-# %% ../nbs/19_evaluate.ipynb #3ff1724f
+# %% ../nbs/19_evaluate.ipynb #a2156046
 if __name__ == "__main__" and "__file__" in globals():
     main()

@@ -25,7 +25,7 @@ from .inference import sliding_window
 from .metrics import METRICS, score
 from .scoring import quiet
 from .settings import Config, Flag, mistakes, parse, pick_device
-from .volumes import Volume, check_volume, normalize, read_scan, write_mask
+from .volumes import Volume, check_volume, normalize, read_scan, write_mask, write_on_grid
 
 # %% ../nbs/20_predict.ipynb #98b10c8a
 def read_for_prediction(
@@ -85,14 +85,7 @@ def write_probabilities(
     like: Volume,   # the scan whose grid it lies on
 ) -> None:
     "Write a float32 image on the scan's own grid, whole or not at all."
-    import SimpleITK as sitk
-
-    image = sitk.GetImageFromArray(np.asarray(p, np.float32).transpose(2, 1, 0))
-    image.SetSpacing(like.spacing or (1.0, 1.0, 1.0))
-    image.SetOrigin(like.origin or (0.0, 0.0, 0.0))
-    image.SetDirection(like.direction or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
-    with whole_file(path) as temporary:
-        sitk.WriteImage(image, str(temporary), True)
+    write_on_grid(path, np.asarray(p, np.float32), like)
 
 # %% ../nbs/20_predict.ipynb #b16b2f01
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['quiet', 'segment', 'score_case', 'summary', 'score_masks', 'score_network', 'table', 'report', 'median_case']
 
-# %% ../nbs/17d_scoring.ipynb #26dc34b5
+# %% ../nbs/17d_scoring.ipynb #ec79ff1d
 import sys
 
 import numpy as np
@@ -21,14 +21,14 @@ from .ranks import gather, rank, world_size
 from .settings import Config
 from .volumes import Volume
 
-# %% ../nbs/17d_scoring.ipynb #52224b3a
+# %% ../nbs/17d_scoring.ipynb #116d78b4
 def quiet(
     progress: bool,  # whether bars are wanted at all
 ) -> dict:           # arguments for tqdm
     "A lively bar on a terminal, a line every half minute in a log file."
     return {"disable": not progress, "mininterval": 0.1 if sys.stderr.isatty() else 30}
 
-# %% ../nbs/17d_scoring.ipynb #d3fff599
+# %% ../nbs/17d_scoring.ipynb #4ece927e
 def segment(
     model: nn.Module,   # the network
     image: np.ndarray,  # (X, Y, Z) float32, normalised as in training
@@ -39,7 +39,7 @@ def segment(
     p = sliding_window(model, torch.from_numpy(np.ascontiguousarray(image)).to(device), config.patch, config.stride)
     return p.argmax(0).to(torch.uint8).cpu().numpy()
 
-# %% ../nbs/17d_scoring.ipynb #54af174c
+# %% ../nbs/17d_scoring.ipynb #6bd67b2d
 def score_case(
     volume: Volume,    # with label
     mask: np.ndarray,  # (X, Y, Z)
@@ -69,10 +69,10 @@ def score_masks(
     split: str,             # test, val or the name of a list
 ) -> dict:                  # content of metrics.json
     "Scores every case."
-    pairs = list(masks)
-    return summary([score_case(*pair) for pair in pairs], [mask for _, mask in pairs], method, split)
+    scored = [(score_case(volume, mask), mask) for volume, mask in masks]
+    return summary([case for case, _ in scored], [mask for _, mask in scored], method, split)
 
-# %% ../nbs/17d_scoring.ipynb #bd4736c6
+# %% ../nbs/17d_scoring.ipynb #958ef128
 def score_network(
     model: nn.Module,        # the network
     volumes: list[Volume],   # annotated scans
@@ -89,7 +89,7 @@ def score_network(
     cases, masks = zip(*(shares[i % world_size()][i] for i in range(len(volumes))))
     return summary(list(cases), list(masks), config.method, split), list(masks)
 
-# %% ../nbs/17d_scoring.ipynb #d272f413
+# %% ../nbs/17d_scoring.ipynb #43f49773
 def table(
     metrics: dict,  # content of metrics.json
 ) -> str:           # lines for the terminal
@@ -101,7 +101,7 @@ def table(
     rows = [line(case["id"], case) for case in metrics["cases"]]
     return "\n".join([head, *rows, line("mean", metrics["mean"]), line("std", metrics["std"])])
 
-# %% ../nbs/17d_scoring.ipynb #3845a1cd
+# %% ../nbs/17d_scoring.ipynb #75b4732e
 def report(
     config: Config,          # the run's settings
     log: list[dict],         # entries of log.jsonl

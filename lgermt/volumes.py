@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'SITK_SUFFIXES', 'Volume', 'normalize', 'binary_label', 'check_volume', 'read_array', 'read_numbers',
-           'read_h5', 'write_h5', 'read_scan', 'write_mask', 'phantom_shape', 'write_phantoms']
+           'read_h5', 'write_h5', 'read_scan', 'write_on_grid', 'write_mask', 'phantom_shape', 'write_phantoms']
 
-# %% ../nbs/01_volumes.ipynb #e842e140
+# %% ../nbs/01_volumes.ipynb #7f1f05fa
 import os
 import warnings
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import numpy as np
 from .files import MOST_VOXELS, InputError, check_whole_nifti, claim_folder, claimed_size, one_kind_of_error, scan_id, suffix_of, whole_file
 from .phantom import field_grid, make_phantom
 
-# %% ../nbs/01_volumes.ipynb #c9e4eac9
+# %% ../nbs/01_volumes.ipynb #e79b951b
 @dataclass(frozen=True)
 class Volume:
     "One scan."
@@ -30,7 +30,7 @@ class Volume:
     direction: tuple | None = None  # nine numbers, the direction matrix row by row
     id: str = "scan"  # name of the scan, for messages and file names
 
-# %% ../nbs/01_volumes.ipynb #eb284aa2
+# %% ../nbs/01_volumes.ipynb #c7a65ed1
 def normalize(
     image,  # (X, Y, Z) of numbers
     where="image",  # str, what to name in an error
@@ -43,7 +43,7 @@ def normalize(
         raise InputError(f"{where}: all voxels have the value {mean:g}: not a scan, leave it out")
     return ((image - mean) / deviation).astype(np.float32)
 
-# %% ../nbs/01_volumes.ipynb #1bf6a228
+# %% ../nbs/01_volumes.ipynb #39166b25
 def binary_label(
     label,  # array of numbers, any shape
     where="label",  # str, what to name in messages
@@ -61,7 +61,7 @@ def binary_label(
     shown = ", ".join(f"{v:g}" for v in values[:5]) + (", ..." if len(values) > 5 else "")
     raise InputError(f"{where}: label values {shown}: only 0 (background) and 1 (atrium) are allowed, merge or drop the others")
 
-# %% ../nbs/01_volumes.ipynb #7bfc48a8
+# %% ../nbs/01_volumes.ipynb #fa7b3020
 def check_volume(
     volume,  # Volume
     labeled=True,  # bool: is a label needed?
@@ -87,7 +87,7 @@ def check_volume(
             warnings.warn(f"{where}: the label is empty", stacklevel=2)
     return volume
 
-# %% ../nbs/01_volumes.ipynb #201c89b7
+# %% ../nbs/01_volumes.ipynb #75e56edd
 NUMBERS = "biuf"  # NumPy's letters for bool, integers and floating point
 
 
@@ -107,7 +107,7 @@ def read_array(
     claimed_size(data.shape, where, os.path.getsize(file.filename))
     return data[()]
 
-# %% ../nbs/01_volumes.ipynb #89debcc2
+# %% ../nbs/01_volumes.ipynb #b3bce4ca
 def read_numbers(
     file,  # open h5py.File
     name,  # "spacing", "origin" or "direction"
@@ -122,7 +122,7 @@ def read_numbers(
         raise InputError(f"{where}: attribute '{name}' is not {count} {'positive ' * (name == 'spacing')}numbers: correct or remove it")
     return tuple(float(v) for v in values)
 
-# %% ../nbs/01_volumes.ipynb #2402032f
+# %% ../nbs/01_volumes.ipynb #01342019
 def read_h5(
     path,  # str or Path of a file with `image` and perhaps `label`
 ):  # Volume; the image as it is, not normalised again
@@ -147,10 +147,10 @@ def write_h5(
             if getattr(volume, name) is not None:
                 file.attrs[name] = np.asarray(getattr(volume, name), np.float64)
 
-# %% ../nbs/01_volumes.ipynb #4a1db9bb
+# %% ../nbs/01_volumes.ipynb #baf8b056
 SITK_SUFFIXES = (".nrrd", ".nii", ".nii.gz")
 
-# %% ../nbs/01_volumes.ipynb #eae0ef32
+# %% ../nbs/01_volumes.ipynb #38ec5b93
 def read_scan(
     path,  # str or Path ending in .h5, .nrrd, .nii or .nii.gz
 ):  # Volume; the image as stored, not normalised
@@ -177,7 +177,23 @@ def read_scan(
             raise InputError(f"{path}: voxels of type {scan.GetPixelIDTypeAsString()}: real numbers are needed")
         return Volume(np.ascontiguousarray(array, np.float32), None, scan.GetSpacing(), scan.GetOrigin(), scan.GetDirection(), scan_id(path))
 
-# %% ../nbs/01_volumes.ipynb #1ef4cfcd
+# %% ../nbs/01_volumes.ipynb #6bb358d4
+def write_on_grid(
+    path,  # str or Path ending in .nrrd, .nii or .nii.gz
+    array,  # (X, Y, Z), of the type to be stored
+    like,  # Volume whose grid the array lies on; spacing 1 where it has no geometry
+):
+    "Write an array on the scan's own grid, whole or not at all."
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(array.transpose(2, 1, 0))
+    image.SetSpacing(like.spacing or (1.0, 1.0, 1.0))
+    image.SetOrigin(like.origin or (0.0, 0.0, 0.0))
+    image.SetDirection(like.direction or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    with whole_file(path) as temporary:
+        sitk.WriteImage(image, str(temporary), True)
+
+
 def write_mask(
     path,  # str or Path ending in .nrrd, .nii or .nii.gz
     mask,  # (X, Y, Z) of {0, 1}
@@ -189,16 +205,9 @@ def write_mask(
         raise InputError(f"{path}: masks are written as .nii.gz, .nii or .nrrd: change the suffix")
     if mask.shape != like.image.shape:
         raise InputError(f"{path}: mask {mask.shape} and scan {like.id} {like.image.shape} differ in shape")
-    import SimpleITK as sitk
+    write_on_grid(path, binary_label(mask, path), like)
 
-    image = sitk.GetImageFromArray(binary_label(mask, path).transpose(2, 1, 0))
-    image.SetSpacing(like.spacing or (1.0, 1.0, 1.0))
-    image.SetOrigin(like.origin or (0.0, 0.0, 0.0))
-    image.SetDirection(like.direction or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
-    with whole_file(path) as temporary:
-        sitk.WriteImage(image, str(temporary), True)
-
-# %% ../nbs/01_volumes.ipynb #b23f2e01
+# %% ../nbs/01_volumes.ipynb #a588daea
 def phantom_shape(
     generator,  # numpy.random.Generator
     shape,  # usual sides (X, Y, Z), voxels
@@ -208,7 +217,7 @@ def phantom_shape(
     varied = sides + np.round(generator.uniform(-0.08, 0.08, 3) * sides).astype(int)
     return tuple(int(n) for n in np.maximum(varied, np.minimum(sides, (64, 64, 48))))
 
-# %% ../nbs/01_volumes.ipynb #6073f389
+# %% ../nbs/01_volumes.ipynb #6d45a760
 def write_phantoms(
     folder,  # str or Path to write to; made where it is missing
     train=24,  # number of scans in train.list, at least 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_commands import TINY, command, scans, train, weights  # noqa: F401
+from test_commands import TINY, scans, train, weights  # noqa: F401
 from two_ranks import one_step
 
 from lgermt.methods import METHODS

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['stochastic_mean', 'uncertainty_map', 'uncertainty_threshold', 'masked_mse_consistency']
 
-# %% ../../nbs/11_uncertainty.ipynb #be662281
+# %% ../../nbs/11_uncertainty.ipynb #20bef7d0
 import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-# %% ../../nbs/11_uncertainty.ipynb #5af462a5
+# %% ../../nbs/11_uncertainty.ipynb #3c0dd96e
 def stochastic_mean(
     teacher: Callable,      # (N, 1, X, Y, Z) images to probabilities (N, C, X, Y, Z), dropout on, without gradient
     images: Tensor,         # (B, 1, X, Y, Z) patches
@@ -29,7 +28,7 @@ def stochastic_mean(
         total = total + answers.unflatten(0, (batch_repeat, len(images))).sum(0)
     return total / passes
 
-# %% ../../nbs/11_uncertainty.ipynb #ec0d01e8
+# %% ../../nbs/11_uncertainty.ipynb #68bdc4d3
 def uncertainty_map(
     mean: Tensor,  # (B, C, ...) mean probabilities
 ) -> Tensor:       # (B, ...) uncertainty in nats, 0 (certain) to ln C
@@ -45,7 +44,7 @@ def uncertainty_threshold(
     t = min(max(progress, 0.0), 1.0)
     return (0.75 + 0.25 * math.exp(-5 * (1 - t) ** 2)) * math.log(2)
 
-# %% ../../nbs/11_uncertainty.ipynb #c7e4adc5
+# %% ../../nbs/11_uncertainty.ipynb #c03b71ef
 def masked_mse_consistency(
     p_s: Tensor,   # (B, C, X, Y, Z) student's probabilities, 0 to 1
     p_t: Tensor,   # same shape, teacher's main pass; gets no gradient
