@@ -137,15 +137,15 @@ def read_h5(
 def write_h5(
     path,  # str or Path
     volume,  # Volume
+    **notes,  # further attributes of the file: how it was made
 ):
     "Write a scan in the published layout, whole or not at all."
     with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset("image", data=np.asarray(volume.image, np.float32), compression="gzip")
         if volume.label is not None:
             file.create_dataset("label", data=np.asarray(volume.label, np.uint8), compression="gzip")
-        for name in ("spacing", "origin", "direction"):
-            if getattr(volume, name) is not None:
-                file.attrs[name] = np.asarray(getattr(volume, name), np.float64)
+        geometry = {name: getattr(volume, name) for name in ("spacing", "origin", "direction")}
+        file.attrs.update({name: value for name, value in (geometry | notes).items() if value is not None})
 
 # %% ../nbs/01_volumes.ipynb #baf8b056
 SITK_SUFFIXES = (".nrrd", ".nii", ".nii.gz")
