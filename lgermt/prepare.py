@@ -7,12 +7,13 @@ __all__ = ['NORMALIZATION', 'SHAPING', 'published_box', 'draw_margins', 'read_bo
            'attempts', 'Preparation', 'claim', 'prepare', 'main']
 
 # %% ../nbs/22c_prepare.ipynb #32b5f48b
+import itertools
 import json
 import os
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -110,27 +111,31 @@ def prepare_case(
     return [str(warning.message).removeprefix(f"{case.label}: ") for warning in said]
 
 
-def attempt(job: tuple) -> tuple[str, list[str], str]:  # ID, what was remarkable, why it was refused
-    "One scan in a process of its own: a bad one does not stop the others."
-    case, *rest = job
+def attempt(
+    case: Case,
+    settings: "Preparation",
+    box: tuple | None,  # of the table
+) -> tuple[str, list[str], str]:  # ID, what was remarkable, why it was refused
+    "One scan: a bad one does not stop the others."
     try:
-        return case.id, prepare_case(case, *rest), ""
+        return case.id, prepare_case(case, settings, box), ""
     except InputError as error:
         return case.id, [], f"{case.id}: {str(error).removeprefix(f'{case.id}: ')}"
 
 
 def attempts(
-    jobs: list[tuple],  # arguments of `attempt`
-    workers: int,       # processes; 0: one a core; 1: this one
-) -> Iterator:          # results of `attempt`, in the order of the jobs
+    function: Callable,  # of a module, so that another process finds it
+    jobs: list[tuple],   # its arguments
+    workers: int,        # processes; 0: one a core; 1: this one
+) -> Iterator:           # what it returns, in the order of the jobs
     "All scans, several at a time."
     workers = min(workers or os.cpu_count(), len(jobs))
     if workers < 2:
-        yield from map(attempt, jobs)
+        yield from itertools.starmap(function, jobs)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         try:
-            yield from pool.map(attempt, jobs)
+            yield from pool.map(function, *zip(*jobs))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -199,7 +204,7 @@ def prepare(
     done = set() if settings.overwrite else {case.id for case in cases if (settings.out / case.id / "mri_norm2.h5").exists()}
     jobs = [(case, settings, boxes.get(case.id)) for case in cases if case.id not in done]
     refused, remarks = {}, {}
-    for case, said, why in tqdm(attempts(jobs, settings.workers), "preparing", len(jobs), unit="scan", **quiet(progress)):
+    for case, said, why in tqdm(attempts(attempt, jobs, settings.workers), "preparing", len(jobs), unit="scan", **quiet(progress)):
         refused |= {case: why} if why else {}
         remarks |= {text: remarks.get(text, 0) + 1 for text in said}
     cases = [case for case in cases if case.id not in refused]
