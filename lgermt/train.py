@@ -22,10 +22,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from .batches import Patches, Split, TwoStreamSampler, load_scan, load_split
-from .checkpoint import open_run, save_checkpoint, start_log, versions, write_json
+from .checkpoint import open_run, save_checkpoint, start_log, take_up, versions, write_json
 from .learner import Learner, keep_freed_memory
 from .methods import METHODS
-from .ranks import anyone, first, lost, one_voice, rank, settle, together, wait, world_size
+from .ranks import anyone, end_frozen, first, lost, one_voice, rank, settle, together, wait, world_size
 from .scoring import quiet, report, score_masks, score_network, segment, table
 from .settings import Config, mistakes, parse, resolve
 from .volumes import Volume, write_phantoms
@@ -167,7 +167,7 @@ def save(
     done: int,         # iterations done
 ) -> None:
     "A checkpoint, written by rank 0 when all processes have the same weights; the others wait."
-    settle([network for network in (learner.student, learner.teacher) if network is not None])
+    settle([network for network in (learner.student, learner.teacher, *learner.networks.values()) if network is not None])
     if rank() == 0:
         save_checkpoint(path, learner, done)
     wait()
@@ -186,7 +186,7 @@ def run(
         keep_freed_memory()
         learner = Learner(config)
         patches = make_patches(config, training, learner.device)
-        if state: learner.load_state_dict(state)
+        if state: take_up(learner, state, config.out / "last.pt")
         if rank() == 0: prepare(config, fresh=not state)
         began = time.perf_counter()
         log = train(learner, patches, state["iteration"] if state else 0, progress)
@@ -231,6 +231,7 @@ def main(
             if not lost(error):
                 raise
             print("lgermt.train: another process of this run is gone or silent; go on with --resume from the last checkpoint", file=sys.__stderr__)
+            end_frozen()
             raise SystemExit(1) from None
         if metrics:
             print(table(metrics))
