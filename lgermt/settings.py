@@ -20,6 +20,7 @@ import torch
 import tyro
 
 from .files import InputError
+from .grids import prepared_spacing
 from .losses.affinity import draw_blocks
 from .methods import METHODS
 from .vnet import check_sides
@@ -58,6 +59,8 @@ class Task:
     "auto, cpu, cuda, cuda:1, mps."
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     "bf16 where the hardware has it (auto), or as said."
+    spacing: tyro.conf.Suppress[tuple[float, float, float] | None] = None
+    "Voxel size in mm the scans were resampled to; `resolve` reads it from the data."
 
 # %% ../nbs/17a_settings.ipynb #60ab7ec8
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ def resolve(
     except ValueError as error:
         raise InputError(f"--patch: {error}") from None
     chosen = {name: value for name, value in PRESETS[config.preset].items() if getattr(config, name) is None}
-    config = replace(config, **chosen, stride=tuple(map(min, config.stride, config.patch)))
+    config = replace(config, **chosen, stride=tuple(map(min, config.stride, config.patch)), spacing=prepared_spacing(config.data))
     check_terms(config)
     return config
 
