@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 import tyro
 
-from .files import InputError
+from .files import InputError, plain_words
 from .grids import prepared_spacing
 from .losses.affinity import draw_blocks
 from .methods import METHODS
@@ -142,8 +142,7 @@ def option(
     value: object,  # its value
 ) -> str:           # the two as one types them
     "`--name value` as it stands on a command line."
-    shown = " ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
-    return f"--{name.replace('_', '-')} {shown}"
+    return f"--{name.replace('_', '-')} " + (" ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value))
 
 
 def check_numbers(
@@ -157,6 +156,8 @@ def check_numbers(
             raise InputError(f"{option(name, value)}: must be {least} or more{above}")
     if min(config.stride) < 1:
         raise InputError(f"{option('stride', config.stride)}: every stride must be 1 or more")
+    if math.prod(map(abs, config.patch)) > 2**27:
+        raise InputError(f"{option('patch', config.patch)}: more than 512 x 512 x 512 voxels, which no memory holds; the published patch is 112 112 80")
 
 # %% ../nbs/17a_settings.ipynb #601771b8
 def check_terms(
@@ -229,8 +230,7 @@ def parse(
         with contextlib.redirect_stderr(said):
             return tyro.cli(command, args=argv, prog=f"python -m {name}", description=command.__doc__)
     except SystemExit as stop:
-        if stop.code in (None, 0):
-            raise
+        if stop.code in (None, 0): raise
         lines = [re.sub("-{3,}", "", line).strip("│╭╮╰╯─|+ ") for line in said.getvalue().splitlines()]
         print(f"{name}: " + " ".join(line for line in lines if line), file=sys.stderr)
         raise SystemExit(2) from None
@@ -240,9 +240,10 @@ def parse(
 def mistakes(
     name: str,  # e.g. "lgermt.train"
 ):
-    "Turns an `InputError` into one line on stderr and exit code 2."
+    "Turns what the user can mend (`plain_words`) into one line on stderr and exit code 2."
     try:
         yield
-    except InputError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+    except Exception as error:
+        if (line := plain_words(error)) is None: raise
+        print(f"{name}: {line}", file=sys.stderr)
         raise SystemExit(2) from None
