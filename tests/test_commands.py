@@ -1,10 +1,9 @@
-"""The commands: train, stop, kill and resume as whole processes; evaluate, predict and the user's mistakes through `main`."""
+"""The commands: train, stop and resume as whole processes; evaluate, predict and the user's mistakes through `main`."""
 import contextlib
 import csv
 import importlib
 import io
 import json
-import random
 import shutil
 import signal
 import subprocess
@@ -106,32 +105,6 @@ def test_same_seed_same_weights_other_seed_others(scans, finished, tmp_path):
     assert_same_weights(finished, tmp_path / "again")
     train(scans, tmp_path / "other", "--iterations", 12, "--seed", 1)
     assert any(not torch.equal(value, weights(finished)[key]) for key, value in weights(tmp_path / "other").items())
-
-
-def test_killed_at_random_moments_and_resumed_is_bit_identical(scans, finished, tmp_path):
-    out, kills = tmp_path / "killed", 0
-    arguments = command("train", "--data", scans, "--out", out, *TINY, "--iterations", 12, "--checkpoint-every", 2)
-    moments = random.Random(0)
-    for attempt in range(40):
-        process = subprocess.Popen(arguments + ["--resume"] * (out / "config.json").exists(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        log = out / "log.jsonl"
-        before = log.stat().st_mtime if log.exists() else 0
-        while process.poll() is None and not (log.exists() and log.stat().st_mtime > before):
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.1))
-        if kills < 5 and process.poll() is None:
-            process.kill()
-            kills += 1
-        process.communicate(timeout=120)
-        if (out / "last.pt").exists():
-            torch.load(out / "last.pt", weights_only=True)
-        if process.returncode == 0:
-            break
-    assert process.returncode == 0 and kills >= 3
-    assert not list(out.glob(".*")), "a killed writer's temporary file stays behind"
-    assert_same_weights(finished, out)
-    log = [json.loads(line)["iteration"] for line in (out / "log.jsonl").read_text().splitlines()]
-    assert log == [2, 4, 6, 8, 10, 12]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
