@@ -226,6 +226,21 @@ def odd_label(file):
     file["label"][1, 2, 3] = 7
 
 
+def infinite(file):
+    file["image"][3, 2, 1] = -np.inf
+
+
+def constant(file):
+    file["image"][...] = 0.25
+
+
+def replaced(name, array):
+    def change(file):
+        del file[name]
+        file[name] = array
+    return edit(change)
+
+
 def drop(name):
     return edit(lambda file: file.__delitem__(name))
 
@@ -237,7 +252,14 @@ def drop(name):
     ("phantom_000", drop("image"), "image"),
     ("phantom_000", drop("label"), "label"),
     ("phantom_000", edit(set_voxel), "NaN"),
+    ("phantom_002", edit(infinite), "the first at (3, 2, 1)"),
+    ("phantom_002", edit(constant), "0.25"),
     ("phantom_001", edit(odd_label), "label"),
+    ("phantom_001", replaced("label", np.zeros((8, 8, 8), np.uint8)), "differ in shape"),
+    ("phantom_003", replaced("image", np.random.rand(48, 40).astype(np.float32)), "(48, 40)"),
+    ("phantom_003", replaced("image", np.random.rand(2, 48, 40, 32).astype(np.float32)), "(2, 48, 40, 32)"),
+    ("phantom_003", replaced("image", [b"text"]), "not numbers"),
+    ("phantom_004", drop("label"), "label"),
     ("phantom_005", truncate, "mri_norm2.h5"),
 ])
 def test_a_damaged_scan_is_named(scans, tmp_path, case, change, says):
@@ -251,7 +273,50 @@ def test_an_unannotated_scan_needs_no_label(scans, tmp_path):
     train(damaged(scans, tmp_path, "phantom_003", drop("label")), tmp_path / "out", "--iterations", 2)
 
 
+def test_a_label_of_255_is_converted_and_said_so(scans, tmp_path):
+    with h5py.File(scans / "phantom_000" / "mri_norm2.h5") as file:
+        label = 255 * file["label"][...]
+    copy = damaged(scans, tmp_path, "phantom_000", replaced("label", label))
+    with pytest.warns(UserWarning, match="phantom_000.*label values 0 and 255 read as 0 and 1"):
+        train(copy, tmp_path / "out", "--iterations", 1)
+
+
+@pytest.mark.parametrize("name, content, says", [
+    ("train.list", "", "empty"),
+    ("train.list", "\n \n", "empty"),
+    ("train.list", "phantom_000\nphantom_001\nphantom_000\n", "phantom_000 is listed more than once"),
+    ("train.list", "phantom_000\nphantom_001\nphantom_777\n", "phantom_777"),
+    ("train.list", "phantom_000\nphantom_001\nphantom_004\n", "phantom_004 is also in test.list"),
+    ("test.list", "phantom_001\n", "phantom_001 is also in test.list"),
+    ("val.list", "phantom_002\n", "phantom_002 is also in val.list"),
+    ("test.list", "phantom_888\n", "phantom_888"),
+    ("train.list", b"\xff\xfe\x00", "cannot read the list"),
+    ("train.list", None, "no train.list"),
+])
+def test_a_mistake_in_a_list_is_one_line(scans, tmp_path, name, content, says):
+    copy = tmp_path / "copy"
+    shutil.copytree(scans, copy)
+    (copy / name).unlink(missing_ok=True)
+    if content is not None:
+        (copy / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (line,) = train(copy, tmp_path / "out", "--iterations", 4, code=2).errors
+    assert says in line and str(copy) in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", "labeled hold-out iterations base-channels batch-size labeled-batch-size seed learning-rate block-size blocks "
+                                   "ema-decay noise dropout log-every checkpoint-every".split())
+def test_nothing_may_be_negative(scans, tmp_path, option):
+    (line,) = train(scans, tmp_path / "out", f"--{option}", -1, code=2).errors
+    assert f"--{option} -1" in line and "must be" in line
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("arguments, says", [
+    (["--patch", -16, 32, 16], "16 32 16"),
+    (["--patch", 16384, 16384, 16384], "no memory holds"),
+    (["--stride", 32, 0, 16], "--stride 32 0 16"),
+    pytest.param(["--device", "cuda"], "--device auto", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")),
     (["--labeled", 5], "--labeled 5"),
     (["--labeled", 0], "--labeled 0"),
     (["--labeled", 4], "vnet"),
@@ -282,6 +347,52 @@ def test_nothing_is_written_over(scans, finished):
     assert "--resume" in train(scans, finished, "--iterations", 12, code=2).errors[0]
     assert "--seed 9" in train(scans, finished, "--iterations", 12, "--seed", 9, "--resume", code=2).errors[0]
     assert (finished / "last.pt").read_bytes() == before
+
+
+def test_too_little_memory_is_one_line(scans, finished, tmp_path, monkeypatch):
+    from lgermt import scoring
+    from lgermt.learner import Learner
+
+    def greedy(*_, **__):
+        torch.empty(10**15)
+
+    monkeypatch.setattr(Learner, "step", greedy)
+    line = train(scans, tmp_path / "out", "--iterations", 4, code=2).errors[-1]
+    assert all(option in line for option in ("--batch-size", "--patch", "--precision bf16"))
+    monkeypatch.setattr(scoring, "sliding_window", greedy)
+    assert "out of memory" in run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--out", tmp_path / "no.json", code=2).errors[-1]
+    assert not (tmp_path / "no.json").exists()
+
+
+def test_checkpoints_that_cannot_be_resumed(scans, finished, tmp_path):
+    def refused(change):
+        out = tmp_path / "run"
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(finished, out)
+        change(out / "last.pt")
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        (line,) = train(scans, out, "--iterations", 12, "--resume", code=2).errors
+        assert "last.pt" in line and before == {path.name: path.read_bytes() for path in out.iterdir()}
+        return line
+
+    def changed(edit):
+        def change(path):
+            state = torch.load(path, weights_only=True)
+            edit(state)
+            torch.save(state, path)
+        return change
+
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "exploded",))
+
+    assert "read safely" in refused(lambda path: path.write_bytes(path.read_bytes()[:-1000]))
+    assert "read safely" in refused(lambda path: path.write_bytes(b""))
+    assert "read safely" in refused(lambda path: torch.save({"student": Bomb()}, path)) and not (tmp_path / "exploded").exists()
+    assert "has no optimizer" in refused(changed(lambda state: state.pop("optimizer")))
+    assert "does not fit" in refused(changed(lambda state: state["student"].pop("classifier.weight")))
+    assert "does not fit" in refused(changed(lambda state: state.pop("teacher")))
+    assert "--base-channels 2 (was 4)" in refused(changed(lambda state: state["config"].update(base_channels=4)))
 
 
 def test_checkpoints_that_cannot_be_trusted(scans, finished, tmp_path):
