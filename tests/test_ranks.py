@@ -20,9 +20,9 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 FEW = [*TINY, "--iterations", 5, "--checkpoint-every", 2, "--block-size", 8, "--precision", "fp32", "--norm", "group"]  # instance norm over a bottleneck of 4 voxels amplifies rounding
 
 
-def started(arguments, code):
+def started(arguments, code, **environment):
     "Runs a command to its end and checks the exit code."
-    done = subprocess.run(list(map(str, arguments)), env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(list(map(str, arguments)), env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -88,3 +88,20 @@ def test_a_process_that_dies_ends_the_run(scans, tmp_path):  # noqa: F811
     assert "gone or silent" in done.stderr and "SIGKILL" in done.stderr
     assert torch.load(out / "last.pt", weights_only=True)["iteration"] == 2
     assert not (out / "metrics.json").exists()
+
+
+def test_a_process_that_is_frozen_ends_the_run(scans, tmp_path):  # noqa: F811
+    out = tmp_path / "frozen"
+    began = time.monotonic()
+    done = started([*TORCHRUN, WORKER, "SIGSTOP", "--data", scans, "--out", out, *FEW], 1, LGERMT_PATIENCE="5")
+    assert time.monotonic() - began < 60  # start included; 50 seconds of patience instead of 5 are the default
+    assert done.stderr.count("gone or silent") == 1
+    assert torch.load(out / "last.pt", weights_only=True)["iteration"] == 2
+    assert not (out / "metrics.json").exists()
+
+
+def test_a_users_mistake_is_one_line_of_ours(scans, tmp_path):  # noqa: F811
+    done = started([*TORCHRUN, "-m", "lgermt.train", "--data", scans, "--out", tmp_path / "out", *FEW, "--labeled", 5], 1)  # torchrun's own exit code
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("lgermt.train: ")]
+    assert "--labeled 5" in line and "exitcode  : 2" in done.stderr
+    assert not (tmp_path / "out").exists()
