@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['FULL', 'TOO_SMALL', 'MOST_VOXELS', 'NIFTI_BITS', 'InputError', 'plain_words', 'suffix_of', 'scan_id', 'check_written',
-           'whole_file', 'check_pieces', 'one_kind_of_error', 'claimed_size', 'unpacked', 'nifti_size',
-           'check_whole_nifti', 'claim_folder']
+           'no_room', 'whole_file', 'whole_h5', 'check_pieces', 'one_kind_of_error', 'claimed_size', 'unpacked',
+           'nifti_size', 'check_whole_nifti', 'claim_folder']
 
 # %% ../nbs/00b_files.ipynb #217f5a0e
 import errno
 import gzip
+import io
 import json
 import math
 import os
@@ -75,6 +76,18 @@ def check_written(
         raise OSError(errno.ENOSPC, f"{path}: not all of it could be written") from error
 
 
+def no_room(
+    path,  # Path of a file, of no use any more
+):  # bool
+    "Whether the disk refuses one block more: asked where a library failed and does not say why."
+    try:
+        with open(path, "ab") as file:
+            file.write(bytes(2**16))
+    except OSError as error:
+        return error.errno in FULL
+    return False
+
+# %% ../nbs/00b_files.ipynb #3196ab73
 @contextmanager
 def whole_file(
     path,  # str or Path of the file to write; missing folders are made
@@ -96,12 +109,24 @@ def whole_file(
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in FULL:
-            raise InputError(f"no room left on the disk for {path} ({os.strerror(error.errno)}): free some, then start again") from error
+    except (OSError, RuntimeError) as error:
+        if getattr(error, "errno", None) in FULL or (isinstance(error, RuntimeError) and no_room(temporary)):
+            raise InputError(f"no room left on the disk for {path}: free some, then start again") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+# %% ../nbs/00b_files.ipynb #e59a8148
+@contextmanager
+def whole_h5(
+    path,  # str or Path of the file to write
+):  # context: an open h5py.File in main memory
+    "Write an HDF5 file whole or not at all; where the HDF5 library itself meets a full disk, it crashes."
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        yield file
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 # %% ../nbs/00b_files.ipynb #79fd50a9
 def check_pieces(
@@ -185,7 +210,7 @@ def nifti_size(
         raise InputError(f"{path}: its header says {axes} axes, sides {sides}, type {kind} of {bits} bits, or no finite grid: the file is damaged, copy or make it again")
     return 352 + math.prod(sides[:axes]) * bits // 8
 
-
+# %% ../nbs/00b_files.ipynb #a7488f86
 def check_whole_nifti(
     path,  # str or Path of a .nii or .nii.gz file
     needed,  # int, bytes of its header (352) and voxels
