@@ -60,7 +60,7 @@ def patience() -> timedelta:  # how long to wait for a silent process within a s
         raise InputError(f"LGERMT_PATIENCE={said}: takes a number of seconds, 1 or more") from None
     return timedelta(seconds=seconds)
 
-
+# %% ../nbs/17ab_ranks.ipynb #eb32d91f
 @contextlib.contextmanager
 def together(
     device: str,  # --device
