@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -121,6 +122,7 @@ def train(
     patches: Patches,
     start: int = 0,          # iterations done already
     progress: bool = True,   # whether to show a bar
+    watch: Callable | None = None,  # called after every step with iterations done, losses and learner; True asks to stop, as Ctrl-C does
 ) -> list[dict]:             # the log's entries; none but on rank 0
     "The loop: a batch, a step, now and then a line in the log and a checkpoint. Raises `TrainingError` on a loss that is no number."
     config, last = learner.config, learner.config.out / "last.pt"
@@ -130,6 +132,8 @@ def train(
             images, labels, names = patches.batch(iteration)
             losses = learner.step(images, labels, iteration)
             done = iteration + 1
+            if watch and watch(done, losses, learner):
+                stop.note(signal.SIGINT, None)
             finished, stopping = done == config.iterations, anyone(stop.signal)
             logging = done % config.log_every == 0 or finished
             saving = done % config.checkpoint_every == 0 or finished or stopping
@@ -176,6 +180,7 @@ def save(
 def run(
     config: Config,         # settings as given
     progress: bool = True,  # whether to show bars
+    watch: Callable | None = None,  # see `train`
 ) -> dict | None:           # content of metrics.json; None when there is nothing to score
     "Trains, scores and reports: all that `python -m lgermt.train` does. Raises `InputError` for the user's mistakes."
     config = resolve(config)
@@ -189,7 +194,7 @@ def run(
         if state: take_up(learner, state, config.out / "last.pt")
         if rank() == 0: prepare(config, fresh=not state)
         began = time.perf_counter()
-        log = train(learner, patches, state["iteration"] if state else 0, progress)
+        log = train(learner, patches, state["iteration"] if state else 0, progress, watch)
         seconds = time.perf_counter() - began
         if not scored:
             return None
