@@ -35,7 +35,7 @@ def live_figure(
     "Loss terms, Dice and a slice through the largest part of the truth."
     z = int((volume.label > 0).sum((0, 1)).argmax())
     figure = make_subplots(1, 3, horizontal_spacing=0.09, subplot_titles=["terms before their weight", "Dice", f"slice z = {z}"])
-    for (name, values), color in zip(terms.items(), colors_for(terms)):
+    for (name, values), color in zip(terms.items(), colors_for([*terms, *scores])):
         positive = np.where(np.array(values) > 0, values, np.nan)
         figure.add_scatter(x=iterations, y=positive, name=name, mode="lines+markers", line=dict(color=color, width=2), row=1, col=1)
     for name, values in scores.items():
