@@ -13,6 +13,9 @@ PATCH = 48 48 32
 BASE_CHANNELS = 8
 SEED = 0
 OUT = runs/phantom
+RUN =
+NAME =
+PICTURES = 0
 ARGS =
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -20,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export PLOTLY_RENDERER ?= plotly_mimetype
 
-.PHONY: help install train test check lab readme export clean
+.PHONY: help install train test check lab app docs lessons readme export clean
 .DELETE_ON_ERROR:
 
 help: ## these lines
@@ -52,6 +55,16 @@ check: $(INSTALLED) ## in seconds: export and README in step, notebooks clean, s
 lab: $(INSTALLED) ## JupyterLab on the lessons
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
+app: $(INSTALLED) ## explorers and metrics lab as pages; RUN=runs/phantom shows what a run of yours learnt
+	RUN="$(if $(RUN),$(abspath $(RUN)))" OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) $(BIN)/python -m voila apps $(ARGS)
+
+docs: $(INSTALLED) ## all lessons and the API as pages that need no network, in _docs
+	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py _docs
+	@echo "Open $(CURDIR)/_docs/index.html in a browser."
+
+lessons: $(INSTALLED) ## run all notebooks in place, or NAME="08_entropy ..."; PICTURES=2 stores PNGs beside figures
+	$(BIN)/python tests/lessons.py $(NAME) --pictures $(PICTURES) $(ARGS)
+
 export: $(INSTALLED) ## notebooks to lgermt/, and notebooks cleaned
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
@@ -62,5 +75,5 @@ readme: $(INSTALLED) ## run index.ipynb and write README.md from it
 	$(BIN)/python tests/readme.py
 
 clean: ## remove caches and build products (keeps .venv, data and runs)
-	rm -rf build dist *.egg-info .pytest_cache .hypothesis
+	rm -rf build dist _docs *.egg-info .pytest_cache .hypothesis
 	find lgermt nbs tests -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -95,6 +95,8 @@ def test_a_notebook_is_clean(path):
     clean_nb(cleaned)
     assert cleaned == notebook, f"run `.venv/bin/nbdev_clean --fname {path.relative_to(ROOT)}`"
     assert "widgets" not in notebook["metadata"], "execute it with --ExecutePreprocessor.store_widget_state=False"
+    views = sum("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for cell in notebook["cells"] for output in cell.get("outputs", []))
+    assert not views, f"{views} stored widgets, which a page without a kernel shows as an error: run `make lessons NAME={path.stem} ARGS=--stored`"
     assert path.stat().st_size < 300 * KILOBYTE
     failed = [output["evalue"] for cell in notebook["cells"] for output in cell.get("outputs", []) if output["output_type"] == "error"]
     assert not failed, failed

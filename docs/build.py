@@ -1,0 +1,81 @@
+"""`make docs`: every lesson as stored, and the API, as pages that need no network. `build.py OUT [NAME ...]` takes some lessons only."""
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import plotly
+import plotly.io as pio
+
+ROOT = Path(__file__).resolve().parent.parent
+PLOTLY = "application/vnd.plotly.v1+json"
+
+
+def shown(output: dict, script: str) -> dict:
+    "A stored output as a static page can show it."
+    data = dict(output.get("data", {}))
+    data.pop("application/vnd.jupyter.widget-view+json", None)
+    if figure := data.pop(PLOTLY, None):
+        html = pio.to_html(pio.from_json(json.dumps(figure), skip_invalid=True), full_html=False, include_plotlyjs=script)
+        data = {"text/html": html}
+    return {**output, "data": data} if "data" in output else output
+
+
+def page(notebook: dict, script: str) -> dict:
+    "A notebook without hidden cells, flags and widgets, with figures as HTML."
+    cells = []
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            if re.search(r"^#\| *hide", text, re.MULTILINE):
+                continue
+            outputs = [shown(output, script) for output in cell["outputs"]
+                       if "application/vnd.jupyter.widget-view+json" not in output.get("data", {})]
+            hidden = {"metadata": {"tags": ["remove-input"]}} if "#| echo: false" in text else {}
+            cell = {**cell, "source": re.sub(r"^#\|.*\n?", "", text, flags=re.MULTILINE), "outputs": outputs, **hidden}
+        else:
+            cell = {**cell, "source": re.sub(r"\]\(nbs/(\w+)\.ipynb\)", r"](lessons/\1.ipynb)", text)}
+        cells.append(cell)
+    return {**notebook, "cells": cells}
+
+
+def module_of(path: Path) -> str | None:
+    "The module a lesson exports."
+    text = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"])
+    found = re.search(r"^#\| default_exp (\S+)", text, re.MULTILINE)
+    return found and found[1]
+
+
+def prepare(source: Path, lessons: list) -> None:
+    "Sphinx's input: lessons in their order, one page of the API per module."
+    for folder in ("lessons", "api", "_static"):
+        (source / folder).mkdir(parents=True)
+    shutil.copy(Path(plotly.__file__).parent / "package_data/plotly.min.js", source / "_static")
+    shutil.copy(ROOT / "docs/conf.py", source)
+    for path, target in [(ROOT / "index.ipynb", source / "start.ipynb"), *((path, source / "lessons" / path.name) for path in lessons)]:
+        script = "../" * (target.parent != source) + "_static/plotly.min.js"
+        target.write_text(json.dumps(page(json.loads(path.read_text(encoding="utf-8")), script)), encoding="utf-8")
+    modules = [name for name in map(module_of, lessons) if name]
+    for name in modules:
+        (source / f"api/{name}.md").write_text(
+            f"# lgermt.{name}\n\n```{{eval-rst}}\n.. automodule:: lgermt.{name}\n   :members:\n```\n", encoding="utf-8")
+    tree = lambda caption, names: f"```{{toctree}}\n:caption: {caption}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n"
+    (source / "index.md").write_text("# lgermt\n\nLocal and global structure-aware entropy regularized mean teacher, as lessons that run.\n\n"
+                                     + tree("Start", ["start"]) + tree("Lessons", [f"lessons/{path.stem}" for path in lessons])
+                                     + tree("API", [f"api/{name}" for name in modules]), encoding="utf-8")
+
+
+def build(out: Path, names: list) -> None:
+    "Writes the site to `out`."
+    lessons = [path for path in sorted((ROOT / "nbs").glob("*.ipynb")) if not names or path.stem in names]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "source"
+        prepare(source, lessons)
+        subprocess.run([sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", Path(folder) / "doctrees", source, out], check=True, cwd=ROOT)
+
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]).resolve(), sys.argv[2:])

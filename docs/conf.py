@@ -1,0 +1,29 @@
+# Read by Sphinx from the folder that build.py prepares; nothing on the pages comes from the network.
+from docutils.nodes import SkipNode
+from latex2mathml.converter import convert
+
+project = "lgermt"
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
+nb_execution_mode = "off"
+myst_enable_extensions = ["dollarmath", "amsmath"]
+html_theme = "furo"
+html_static_path = ["_static"]
+html_math_renderer = "mathml"
+html_title = "lgermt"
+autodoc_member_order = "bysource"
+suppress_warnings = ["myst", "docutils", "ref", "autodoc", "mystnb", "toc", "misc.highlighting_failure", "image"]
+nb_mime_priority_overrides = [("html", "text/html", 0)]
+
+
+def formula(writer, node):
+    "A formula as MathML, which browsers draw without a script."
+    display = "inline" if node.tagname == "math" else "block"
+    try:
+        writer.body.append(convert(node.astext(), display=display))
+    except Exception:  # what the converter cannot read stays readable
+        writer.body.append(f"<code>{writer.encode(node.astext())}</code>")
+    raise SkipNode
+
+
+def setup(app):
+    app.add_html_math_renderer("mathml", (formula, None), (formula, None))

@@ -1,0 +1,42 @@
+"""The static site of two lessons, and the apps: built, opened in Chromium, looked at."""
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, OPTIONS, answers, server
+
+ROOT = Path(__file__).resolve().parent.parent
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+
+@pytest.fixture
+def page():
+    "A page of a Chromium."
+    if CHROMIUM is None:
+        pytest.skip("no Chromium (Debian: apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=OPTIONS)
+        yield opened.new_page(viewport={"width": 1600, "height": 1000})
+        opened.close()
+
+
+def test_the_site_shows_figures_and_asks_nothing_of_the_network(tmp_path, page):
+    subprocess.run([sys.executable, ROOT / "docs/build.py", tmp_path, "08_entropy", "14_schedules"], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    for html in tmp_path.rglob("*.html"):
+        assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=\"https?:", html.read_text(encoding="utf-8")), html
+    assert "entropy_map" in (tmp_path / "api/losses.entropy.html").read_text(encoding="utf-8")
+    page.goto(f"file://{tmp_path}/lessons/08_entropy.html")
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    assert page.locator("math").count() and page.get_by_role("link", name="Schedules").count()
+
+
+def test_an_app_answers(tmp_path, page):
+    with server("voila", ROOT, tmp_path, "--Voila.ip=127.0.0.1", "apps/metrics_lab.ipynb") as address:
+        page.goto(address, timeout=120_000)
+        box = page.locator(".widget-vbox:has(.js-plotly-plot)").first
+        box.wait_for(timeout=120_000)
+        assert answers(page, box)
+        page.screenshot(path=tmp_path / "app.png")
