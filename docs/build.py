@@ -74,7 +74,10 @@ def build(out: Path, names: list) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"
         prepare(source, lessons)
-        subprocess.run([sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", Path(folder) / "doctrees", source, out], check=True, cwd=ROOT)
+        subprocess.run([sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", Path(folder) / "doctrees", source, Path(folder) / "html"],
+                       check=True, cwd=ROOT)  # the notebook extension writes beside its output too
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(Path(folder) / "html", out)
 
 
 if __name__ == "__main__":
