@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from .files import MOST_VOXELS, InputError, check_whole_nifti, claim_folder, claimed_size, one_kind_of_error, scan_id, suffix_of, whole_file
+from .files import MOST_VOXELS, InputError, check_whole_nifti, claim_folder, claimed_size, one_kind_of_error, scan_id, suffix_of, whole_file, whole_h5
 from .phantom import field_grid, make_phantom
 
 # %% ../nbs/01_volumes.ipynb #e79b951b
@@ -140,7 +140,7 @@ def write_h5(
     **notes,  # further attributes of the file: how it was made
 ):
     "Write a scan in the published layout, whole or not at all."
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with whole_h5(path) as file:
         file.create_dataset("image", data=np.asarray(volume.image, np.float32), compression="gzip")
         if volume.label is not None:
             file.create_dataset("label", data=np.asarray(volume.label, np.uint8), compression="gzip")
