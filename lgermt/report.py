@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'NOT_LOSSES', 'STYLE', 'EXPLANATION', 'metrics_table', 'log_columns', 'report_curves', 'stress_total',
-           'figure_html', 'case_figures', 'report_html', 'training_report']
+           'figure_html', 'case_figures', 'report_html', 'training_report', 'thumbnail', 'thumbnails', 'cases_html']
 
 # %% ../nbs/03b_report.ipynb #2cd929fa
+import base64
+import io
 import json
 from html import escape
 from numbers import Real
 import numpy as np
 from plotly.offline import get_plotlyjs
-from .figures import COLORS, curve_figure, grey_window, slice_figure, surface_figure
+from scipy.ndimage import binary_erosion
+from .figures import COLORS, curve_figure, grey_window, slice_figure, surface_figure, to_uint8
 from .volumes import whole_file
 
 # %% ../nbs/03b_report.ipynb #f763bbeb
@@ -144,3 +147,51 @@ def training_report(
     "Write the report, whole or not at all. Raises InputError where the folder cannot be written to."
     text = report_html(log, cases, image, truth, prediction, config, title, **more)
     with whole_file(path) as temporary: temporary.write_text(text, encoding="utf-8")
+
+# %% ../nbs/03b_report.ipynb #674b05e1
+def thumbnail(
+    plane: np.ndarray, # (A, B) grey values
+    masks: dict, # name -> (A, B) mask; its border is drawn in the name's colour
+    window: tuple, # (low, high) grey values of black and white
+    side: int = 150, # pixels of the longer side, about
+) -> str: # PNG as base64 text, for the src of an image
+    "A small picture of one plane."
+    from PIL import Image
+    times = max(1, round(side / max(plane.shape)))
+    enlarge = lambda array: np.repeat(np.repeat(array.T, times, 0), times, 1)
+    picture = enlarge(to_uint8(plane, window))[..., None].repeat(3, 2)
+    for name, mask in masks.items():
+        inside = enlarge(np.asarray(mask) != 0)
+        border = inside & ~binary_erosion(inside, iterations=max(1, times // 2), border_value=1)
+        picture[border] = [int(COLORS[name][n:n + 2], 16) for n in (1, 3, 5)]
+    said = io.BytesIO()
+    Image.fromarray(picture).quantize(64).save(said, "PNG", optimize=True)
+    return base64.b64encode(said.getvalue()).decode()
+
+def thumbnails(
+    image: np.ndarray, # (X, Y, Z)
+    masks: dict, # name -> (X, Y, Z) mask, or None
+) -> list: # three pictures: across z, y and x
+    "Three planes through the middle of the first mask that is not empty, or of the scan."
+    masks, window = {name: mask for name, mask in masks.items() if mask is not None}, grey_window(image)
+    filled = next((np.nonzero(mask) for mask in masks.values() if np.any(mask)), [np.arange(side) for side in image.shape])
+    at = [int(np.rint(voxels.mean())) for voxels in filled]
+    cut = lambda array, axis: np.take(array, at[axis], axis)
+    return [thumbnail(cut(image, axis), {name: cut(mask, axis) for name, mask in masks.items()}, window) for axis in (2, 1, 0)]
+
+# %% ../nbs/03b_report.ipynb #afa3060f
+def cases_html(
+    cases: list, # dicts with `id` and any of dice, jaccard (0 to 1), asd, hd95 (voxels), asd_mm, hd95_mm
+    pictures: list, # of `thumbnails`, in the order of the cases
+    title: str, # heading of the page
+) -> str: # a complete page that loads nothing
+    "All cases, the worst Dice first, each with its numbers and its pictures: truth in blue, prediction in orange."
+    cards = []
+    for n in sorted(range(len(cases)), key=lambda n: cases[n].get("dice", 0)):
+        numbers = [f"{head} {factor * cases[n][name]:.2f}" for name, (head, factor) in METRICS.items() if cases[n].get(name) is not None]
+        numbers += [f"{METRICS[name][0]} {cases[n][f'{name}_mm']:.2f} mm" for name in ("asd", "hd95") if cases[n].get(f"{name}_mm") is not None]
+        images = "".join(f'<img style="height:150px;margin:0 4px 4px 0" src="data:image/png;base64,{png}" alt="">' for png in pictures[n])
+        cards.append(f"<h2>{escape(str(cases[n]['id']))}</h2><p>{escape(', '.join(numbers))}</p>{images}")
+    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'><title>{escape(title)}</title><style>{STYLE}</style>"
+    intro = f"<h1>{escape(title)}</h1><p>The worst Dice first. Planes across z, y and x through the middle of the annotation; annotation blue, prediction orange. ASD and 95HD in voxels unless it says mm.</p>"
+    return f"<!doctype html><html lang=en><head>{head}</head><body>{intro}<div class=scroll>{metrics_table(cases)}</div>{''.join(cards)}</body></html>"
