@@ -87,12 +87,13 @@ def moves(page, box):
 
 
 def answers(page, box):
-    "Whether some control of the box changes its figure."
-    page.wait_for_timeout(1000)
-    before = box.evaluate(STATE)
+    "Whether some control of the box changes its figure, once that has come to rest; no error may stand below it."
+    before = None
+    while before != (before := box.evaluate(STATE)):
+        page.wait_for_timeout(500)
     for _ in moves(page, box):
         for _ in range(20):
             page.wait_for_timeout(250)
             if box.evaluate(STATE) != before:
-                return True
+                return "Error</b>" not in box.inner_html()
     return False
