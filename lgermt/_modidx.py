@@ -483,5 +483,6 @@ d = { 'settings': { 'branch': 'main',
                                 'lgermt.volumes.write_mask': ('volumes.html#write_mask', 'lgermt/volumes.py'),
                                 'lgermt.volumes.write_on_grid': ('volumes.html#write_on_grid', 'lgermt/volumes.py'),
                                 'lgermt.volumes.write_phantoms': ('volumes.html#write_phantoms', 'lgermt/volumes.py')},
-            'lgermt.widgets': { 'lgermt.widgets.explore': ('widgets.html#explore', 'lgermt/widgets.py'),
+            'lgermt.widgets': { 'lgermt.widgets.Note': ('widgets.html#note', 'lgermt/widgets.py'),
+                                'lgermt.widgets.explore': ('widgets.html#explore', 'lgermt/widgets.py'),
                                 'lgermt.widgets.move': ('widgets.html#move', 'lgermt/widgets.py')}}}
