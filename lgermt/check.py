@@ -186,7 +186,7 @@ def check(
     write_json(page.with_suffix(".json"), {"set": compared.get("", []), "scans": kept})
     return rows, compared.get("", [])
 
-
+# %% ../nbs/22d_check.ipynb #f150abaa
 def main(
     argv: list[str] | None = None,  # arguments; None takes the process's own
 ) -> None:

@@ -84,7 +84,7 @@ def total_memory(
     except (ValueError, OSError, AttributeError):
         return None
 
-
+# %% ../nbs/22e_doctor.ipynb #c005e389
 def examine(
     config: Config,  # as given
 ) -> dict:           # title -> text; what a person pastes into an issue

@@ -199,7 +199,7 @@ def export(
     write_json(settings.out / "config.json", about)
     return sorted(settings.out.iterdir())
 
-
+# %% ../nbs/19a_export.ipynb #dbf93678
 def main(
     argv: list[str] | None = None,  # arguments; None takes the process's own
 ) -> None:

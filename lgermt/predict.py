@@ -157,7 +157,7 @@ def targets_of(
         raise InputError(f"{settings.labels}: no such folder; --labels takes a folder of annotations")
     return targets
 
-
+# %% ../nbs/20_predict.ipynb #e90299f1
 def segment_one(
     scan: Path,
     model: torch.nn.Module,
@@ -179,7 +179,7 @@ def segment_one(
         write_stl(settings.out / f"{volume.id}_pred.stl", surface(mask, volume))
     return describe(volume, mask)
 
-
+# %% ../nbs/20_predict.ipynb #a707bbfa
 def predict(
     settings: Prediction,
     progress: bool = True,  # whether to show a bar

@@ -192,7 +192,7 @@ def claim(
             raise InputError(f"{note}: the scans there were made with {changed[0]} {found.get(changed[0])}, now it is {wanted[changed[0]]}; choose another --out, or --overwrite")
     write_json(note, wanted)
 
-
+# %% ../nbs/22c_prepare.ipynb #3aac448e
 def prepare(
     settings: Preparation,
     progress: bool = True,  # whether to show a bar

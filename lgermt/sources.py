@@ -57,7 +57,7 @@ def decathlon_cases(
                          'it needs "training": [{"image": ..., "label": ...}]') from None
     return [Case(scan_id(image), image, path.parent / label if label else None) for image, label in pairs]
 
-
+# %% ../nbs/22a_sources.ipynb #d83ab304
 def table_rows(
     path: Path,      # CSV file
     needed: tuple,   # names of columns
