@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIRRORS', 'STYLE', 'contrast', 'describe_scan', 'look_at', 'oddities', 'compare_rows', 'line_of', 'sheet', 'Check',
-           'check', 'main']
+           'page_of', 'check', 'main']
 
 # %% ../nbs/22d_check.ipynb #20b5eb06
 import hashlib
@@ -21,9 +21,9 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from .checkpoint import write_json
-from .files import InputError, whole_file
+from .files import InputError, write_text
 from .prepare import attempts
-from .report import thumbnails
+from .report import html_page, thumbnails
 from .scoring import quiet
 from .settings import mistakes, parse
 from .sources import Case, find_cases, read_case
@@ -152,8 +152,7 @@ def sheet(
     head = f"<h1>{escape(title)}</h1><p>{len(rows)} scans, {odd} with warnings. Planes across z, y and x through the middle of the label, whose border is blue.</p>"
     head += "".join(f'<p class="said">{escape(text)}</p>' for text in general)
     switch = '<label><input type="checkbox" onchange="document.body.classList.toggle(\'only\', this.checked)"> only scans with warnings</label>'
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{STYLE}</style>'
-    return f'{page}<body>{head}{switch}<div class="scans">{"".join(cards)}</div></body></html>'
+    return html_page(title, f'{head}{switch}<div class="scans">{"".join(cards)}</div>', STYLE)
 
 # %% ../nbs/22d_check.ipynb #026aa88b
 @dataclass(frozen=True)
@@ -168,6 +167,13 @@ class Check:
     "Processes; 0: one a core."
 
 
+def page_of(
+    settings: Check,
+) -> Path:
+    "Where the contact sheet goes."
+    return settings.out or (settings.folder if settings.folder.is_dir() else settings.folder.parent) / "check.html"
+
+
 def check(
     settings: Check,
     progress: bool = True,  # whether to show a bar
@@ -179,9 +185,8 @@ def check(
     readable = [row for row in rows if "error" not in row]
     compared = compare_rows(readable) if readable else {}
     rows = [row | {"warnings": [row["error"]] if "error" in row else oddities(row) + compared[row["id"]]} for row in rows]
-    page = settings.out or (folder if folder.is_dir() else folder.parent) / "check.html"
-    with whole_file(page) as temporary:
-        temporary.write_text(sheet(rows, compared.get("", []), f"Scans in {folder.resolve().name}"), encoding="utf-8")
+    page = page_of(settings)
+    write_text(page, sheet(rows, compared.get("", []), f"Scans in {folder.resolve().name}"))
     kept = [{name: value for name, value in row.items() if name != "pictures"} for row in rows]
     write_json(page.with_suffix(".json"), {"set": compared.get("", []), "scans": kept})
     return rows, compared.get("", [])
@@ -200,8 +205,7 @@ def main(
             print("\n".join([f"{row['id']:<{width}}  {line}", *(f"{'':<{width}}  ! {text}" for text in row["warnings"])]))
         for text in general:
             print(f"! {text}")
-        page = settings.out or (settings.folder if settings.folder.is_dir() else settings.folder.parent) / "check.html"
-        print(f"{len(rows)} scans, {sum(bool(row['warnings']) for row in rows)} with warnings; contact sheet: {page}")
+        print(f"{len(rows)} scans, {sum(bool(row['warnings']) for row in rows)} with warnings; contact sheet: {page_of(settings)}")
         if any("error" in row for row in rows):
             raise SystemExit(2)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'FREE', 'RUN_FILES', 'settings_of', 'write_json', 'clear_leftovers', 'save_checkpoint', 'load_checkpoint',
-           'first_line', 'restore', 'take_up', 'open_run', 'start_log', 'cpu_name', 'versions']
+           'first_line', 'config_from', 'restore', 'take_up', 'open_run', 'start_log', 'cpu_name', 'versions']
 
 # %% ../nbs/17c_checkpoint.ipynb #9e265ba2
 import dataclasses
@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 import lgermt
-from .files import InputError, whole_file
-from .learner import Learner
+from .files import InputError, whole_file, write_text
+from .learner import Learner, make_network
 from .settings import Config, option
 from .vnet import VNet
 
@@ -37,8 +37,7 @@ def write_json(
     content: object, # what `json` can hold; paths become text
 ) -> None:
     "JSON, indented."
-    with whole_file(path) as temporary:
-        Path(temporary).write_text(json.dumps(content, indent=1, default=str) + "\n")
+    write_text(path, json.dumps(content, indent=1, default=str) + "\n")
 
 
 def clear_leftovers(
@@ -96,6 +95,15 @@ def first_line(
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
+def config_from(
+    settings: dict,  # of `settings_of`, perhaps from another version
+) -> Config:
+    "Settings that were written down; those this version does not know are left out. Raises what `Config` raises."
+    known = {field.name for field in dataclasses.fields(Config)}
+    kept = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items() if name in known}
+    return Config(**{**kept, "out": Path(kept["out"])})
+
+
 def restore(
     path: str | Path,          # last.pt
     device: torch.device,      # where the network goes
@@ -105,11 +113,9 @@ def restore(
     state = load_checkpoint(path, device)
     if network not in state:
         raise InputError(f"{path}: {state['config'].get('method')} keeps no {network}; use the student")
-    known = {field.name for field in dataclasses.fields(Config)}
     try:
-        settings = {name: tuple(v) if isinstance(v, list) else v for name, v in state["config"].items() if name in known}
-        config = Config(**{**settings, "out": Path(settings["out"])})
-        model = VNet(base_channels=config.base_channels, dropout=config.dropout, norm=config.norm)
+        config = config_from(state["config"])
+        model = make_network(config)
         model.load_state_dict(state[network])
     except Exception as error:  # settings of any kind, weights of any shape
         raise InputError(f"{path}: settings and weights do not fit together ({first_line(error)}); give the last.pt of a run of this program") from None
@@ -169,8 +175,7 @@ def start_log(
     kept = [entry for line in lines if line.endswith("}") and (entry := json.loads(line))["iteration"] <= iteration]
     for name in RUN_FILES:
         clear_leftovers(path.parent / name)
-    with whole_file(path) as temporary:
-        Path(temporary).write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
     return kept
 
 # %% ../nbs/17c_checkpoint.ipynb #5f2fb30c

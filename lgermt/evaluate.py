@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .batches import find_list, load_scan, read_list
 from .checkpoint import restore, write_json
-from .files import InputError, one_kind_of_error, whole_file
+from .files import InputError, one_kind_of_error, whole_file, write_text
 from .scoring import quiet, score_masks, score_network, table
 from .settings import mistakes, parse, pick_device
 from .volumes import Volume, binary_label, read_array, read_scan
@@ -146,8 +146,7 @@ def write_pictures(
     except ImportError as error:
         print(f"no {path.name}: {error.name} is not installed (pip install plotly scikit-image pillow)", file=sys.stderr)
         return False
-    with whole_file(path) as temporary:
-        temporary.write_text(cases_html(metrics["cases"], pictures, f"{metrics['method']} on {metrics['split']}"), encoding="utf-8")
+    write_text(path, cases_html(metrics["cases"], pictures, f"{metrics['method']} on {metrics['split']}"))
     return True
 
 # %% ../nbs/19_evaluate.ipynb #9aa76044
@@ -184,7 +183,8 @@ def main(
     with mistakes("lgermt.evaluate"):
         settings = parse(Evaluation, argv, "lgermt.evaluate")
         print(table(evaluate(settings)))
-    print(f"written to {settings.out} and {settings.out.with_suffix('.csv').name}, pictures to {settings.out.with_suffix('.html').name}")
+    others = [path.name for suffix in (".csv", ".html") if (path := settings.out.with_suffix(suffix)).exists()]
+    print(f"written to {settings.out}, {', '.join(others)}")
 
 # %% ../nbs/19_evaluate.ipynb #a2156046
 if __name__ == "__main__" and "__file__" in globals():

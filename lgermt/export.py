@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import restore, settings_of, write_json
-from .files import InputError, whole_file
+from .checkpoint import config_from, first_line, restore, settings_of, write_json
+from .files import InputError, whole_file, write_text
+from .learner import make_network
 from .methods import METHODS
 from .settings import Config, Flag, mistakes, parse, pick_device
 from .vnet import VNet
@@ -63,7 +64,7 @@ def numbers_of(
     head = f"On {len(metrics['cases'])} scans of the {metrics['split']} list (empty predictions: {metrics['empty_predictions']}):\n\n| | mean | std over scans |\n| --- | --- | --- |\n"
     return head + "\n".join(lines) + "\n"
 
-
+# %% ../nbs/19a_export.ipynb #65626b97
 def model_card(
     config: Config,        # of the run
     metrics: dict | None,  # content of its metrics.json
@@ -116,7 +117,7 @@ class OnnxNetwork(nn.Module):
         try:
             self.session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
         except Exception as error:  # the library has a type of its own for every way to fail
-            raise InputError(f"{path}: cannot be read as ONNX ({str(error).splitlines()[0][-120:]}); export it again") from None
+            raise InputError(f"{path}: cannot be read as ONNX ({first_line(error)[-120:]}); export it again") from None
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 1, X, Y, Z) to logits (B, C, X, Y, Z), on the CPU
         "Logits, computed by ONNX Runtime."
@@ -129,9 +130,7 @@ def read_config(
     "What an exported model says about itself. Raises `InputError` where it does not."
     try:
         content = json.loads(path.read_text())
-        known = {field.name for field in dataclasses.fields(Config)}
-        settings = {name: tuple(v) if isinstance(v, list) else v for name, v in content["settings"].items() if name in known}
-        return content, Config(**{**settings, "out": Path(settings["out"])})
+        return content, config_from(content["settings"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: cannot be read ({type(error).__name__}); an exported model has its config.json beside it: export it again") from None
 
@@ -154,10 +153,10 @@ def load_network(
         return OnnxNetwork(path).eval(), config
     try:
         from safetensors.torch import load_file
-        model = VNet(base_channels=config.base_channels, dropout=config.dropout, norm=config.norm)
+        model = make_network(config)
         model.load_state_dict(load_file(path))
     except Exception as error:  # a damaged header fails in many ways
-        raise InputError(f"{path}: weights and config.json do not fit together ({str(error).splitlines()[0][:120]}); export the model again") from None
+        raise InputError(f"{path}: weights and config.json do not fit together ({first_line(error)[:120]}); export the model again") from None
     return model.to(device, memory_format=torch.channels_last_3d).eval(), config
 
 # %% ../nbs/19a_export.ipynb #6a39573c
@@ -194,8 +193,7 @@ def export(
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
     if settings.onnx:
         write_onnx(settings.out / "model.onnx", model, config.patch)
-    with whole_file(settings.out / "README.md") as temporary:
-        temporary.write_text(model_card(config, metrics, settings.network, settings.out), encoding="utf-8")
+    write_text(settings.out / "README.md", model_card(config, metrics, settings.network, settings.out))
     write_json(settings.out / "config.json", about)
     return sorted(settings.out.iterdir())
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FULL', 'TOO_SMALL', 'MOST_VOXELS', 'NIFTI_BITS', 'InputError', 'plain_words', 'suffix_of', 'scan_id', 'check_written',
-           'no_room', 'whole_file', 'whole_h5', 'check_pieces', 'one_kind_of_error', 'claimed_size', 'unpacked',
-           'nifti_size', 'check_whole_nifti', 'claim_folder']
+           'no_room', 'whole_file', 'write_text', 'whole_h5', 'check_pieces', 'one_kind_of_error', 'claimed_size',
+           'unpacked', 'nifti_size', 'check_whole_nifti', 'claim_folder']
 
 # %% ../nbs/00b_files.ipynb #217f5a0e
 import errno
@@ -117,6 +117,15 @@ def whole_file(
         temporary.unlink(missing_ok=True)
 
 # %% ../nbs/00b_files.ipynb #e59a8148
+def write_text(
+    path,  # str or Path of the file to write
+    text,  # str
+):
+    "Write a text in UTF-8, whole or not at all. Raises InputError as `whole_file` does."
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def whole_h5(
     path,  # str or Path of the file to write
@@ -237,5 +246,4 @@ def claim_folder(
     if found not in (None, parameters):
         raise InputError(f"{folder}: holds phantoms made with {found}, asked for {parameters}: choose another folder, or delete this one")
     if found is None:
-        with whole_file(note) as temporary:
-            temporary.write_text(json.dumps(parameters, indent=1) + "\n")
+        write_text(note, json.dumps(parameters, indent=1) + "\n")

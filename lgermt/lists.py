@@ -20,9 +20,8 @@ def pick(
 ) -> list[str]:            # IDs; their patients are no longer free
     "Whole patients, as many scans as asked for or a little fewer. Raises `InputError` for scans that are not there."
     free = [case for cases in patients.values() for case in cases]
-    if wanted is None:
-        chosen = []
-    elif wanted.isdigit():
+    wanted = "0" if wanted is None else wanted
+    if wanted.isdigit():
         if int(wanted) >= len(free) and int(wanted):
             raise InputError(f"--{option} {wanted}: only {len(free)} annotated scans are left, and one has to stay to train with; choose a smaller number")
         chosen = []

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import plotly.graph_objects as go
-from ipywidgets import HTML, Button, VBox
+from ipywidgets import HTML, Button
 from plotly.subplots import make_subplots
 
 from .figures import COLORS, colors_for, outline, to_uint8
@@ -22,7 +22,7 @@ from .scoring import segment
 from .settings import Config, resolve
 from .train import load_data, run
 from .volumes import Volume
-from .widgets import move
+from .widgets import Note, move, on_page, together
 
 # %% ../nbs/18a_live.ipynb #4e79577e
 def live_figure(
@@ -63,9 +63,9 @@ class LiveView:
         self.volume, self.config, self.every = volume, replace(config, stride=config.patch), every
         self.iterations, self.terms, self.scores, self.masks = [], {}, {}, {}
         self.stop, self.note = Button(description="Stop", icon="stop"), HTML("not started")
-        self.stopped, self.shown = False, go.FigureWidget(self.figure())
+        self.stopped, self.shown = False, on_page(self.figure())
         self.stop.on_click(self.press)
-        self.box = VBox([self.stop, self.shown, self.note])
+        self.box = together(self.stop, self.shown, self.note, Note())  # the last gives the figure its width
 
     def press(self, button):
         "What the button does: the loop hears of it after its step."

@@ -24,8 +24,8 @@ import tyro
 from tqdm import tqdm
 
 from .checkpoint import write_json
-from .files import InputError, whole_file
-from .grids import crop, resample
+from .files import InputError, write_text
+from .grids import crop, preparation_of, resample
 from .lists import divide
 from .scoring import quiet
 from .settings import Flag, mistakes, parse
@@ -100,17 +100,16 @@ def prepare_case(
         warnings.simplefilter("always")
         volume = read_case(case, settings.foreground)
     if settings.spacing:
-        if box and volume.spacing:
-            scale = np.divide(volume.spacing, settings.spacing)
-            sides = resample(replace(volume, label=None), settings.spacing).image.shape
-            box = tuple((round(a * s), min(round(b * s), n)) for (a, b), s, n in zip(box, scale, sides))
-        volume = resample(volume, settings.spacing)
+        before, volume = volume.spacing, resample(volume, settings.spacing)
+        if box:  # named in voxels of the file
+            scale = np.divide(before, settings.spacing)
+            box = tuple((round(a * s), min(round(b * s), n)) for (a, b), s, n in zip(box, scale, volume.image.shape))
     volume = replace(volume, image=normalize(volume.image, case.id))
     volume = cut_out(volume, settings.crop, box, draw_margins(settings.seed, case.id), settings.patch)
     write_h5(settings.out / case.id / "mri_norm2.h5", volume, normalization=NORMALIZATION, crop=settings.crop, source=case.image.name)
     return [str(warning.message).removeprefix(f"{case.label}: ") for warning in said]
 
-
+# %% ../nbs/22c_prepare.ipynb #b7057dc8
 def attempt(
     case: Case,
     settings: "Preparation",
@@ -183,10 +182,14 @@ def claim(
     if settings.seed < 0 or settings.workers < 0:
         raise InputError(f"--seed {settings.seed} --workers {settings.workers}: neither may be below 0")
     note, wanted = settings.out / "prepare.json", {name: asdict(settings)[name] for name in SHAPING}
-    wanted = json.loads(json.dumps(wanted | {"normalization": NORMALIZATION}))
-    if settings.out.exists() and not settings.overwrite:
-        found = json.loads(note.read_text()) if note.exists() else None
-        if found is None and any(settings.out.glob("*/mri_norm2.h5")):
+    wanted = json.loads(json.dumps(wanted)) | {"spacing": settings.spacing, "normalization": NORMALIZATION}
+    scans = list(settings.out.glob("*/mri_norm2.h5"))
+    if settings.overwrite:
+        for scan in scans if note.exists() else ():  # before the note: stopped here or later, nothing of the old kind is taken for done
+            scan.unlink()
+    else:
+        found = preparation_of(settings.out)
+        if found is None and scans:
             raise InputError(f"{settings.out}: holds scans, but not from this command; choose another --out")
         if changed := [name for name in wanted if found and found.get(name) != wanted[name]]:
             raise InputError(f"{note}: the scans there were made with {changed[0]} {found.get(changed[0])}, now it is {wanted[changed[0]]}; choose another --out, or --overwrite")
@@ -214,8 +217,7 @@ def prepare(
     for name, ids in lists.items():
         (settings.out / name).unlink(missing_ok=True)
         if ids:
-            with whole_file(settings.out / name) as temporary:
-                temporary.write_text("\n".join(ids) + "\n")
+            write_text(settings.out / name, "\n".join(ids) + "\n")
     return {"lists": lists, "refused": refused, "remarks": remarks}
 
 # %% ../nbs/22c_prepare.ipynb #a816a148

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'NOT_LOSSES', 'STYLE', 'EXPLANATION', 'metrics_table', 'log_columns', 'report_curves', 'stress_total',
-           'figure_html', 'case_figures', 'report_html', 'training_report', 'thumbnail', 'thumbnails', 'cases_html']
+           'html_page', 'figure_html', 'case_figures', 'report_html', 'training_report', 'thumbnail', 'thumbnails',
+           'cases_html']
 
 # %% ../nbs/03b_report.ipynb #2cd929fa
 import base64
@@ -16,7 +17,7 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 from scipy.ndimage import binary_erosion
 from .figures import COLORS, curve_figure, grey_window, slice_figure, surface_figure, to_uint8
-from .volumes import whole_file
+from .files import write_text
 
 # %% ../nbs/03b_report.ipynb #f763bbeb
 METRICS = {"dice": ("Dice (%)", 100), "jaccard": ("Jaccard (%)", 100), "asd": ("ASD", 1), "hd95": ("95HD", 1)}
@@ -83,6 +84,16 @@ summary{cursor:pointer;font-size:1.1rem;margin:2rem 0 .5rem}pre{background:#f6f6
 @media(max-width:600px){body{font-size:16px;padding:.8rem}table{font-size:.75rem}th,td{padding:.25rem .35rem}thead th{white-space:normal}}
 """
 
+def html_page(
+    title: str, # of the browser's tab
+    body: str, # HTML
+    style: str = STYLE, # CSS
+    script: str = "", # JavaScript that the body needs
+) -> str: # a complete page
+    "A page in one piece: whatever it needs is written into it."
+    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'><title>{escape(title)}</title><style>{style}</style>"
+    return f"<!doctype html><html lang=en><head>{head}{f'<script>{script}</script>' if script else ''}</head><body>{body}</body></html>"
+
 def figure_html(
     figure, # a plotly figure
 ) -> str: # a <div> and the script that fills it; plotly.js has to be on the page already
@@ -129,8 +140,7 @@ def report_html(
         if surface is not None: parts.append(f"<h2>Its surface</h2><p>Turn it with the mouse or a finger.</p>{figure_html(surface)}")
     settings = escape(json.dumps(config, indent=2, default=str, ensure_ascii=False))
     parts.append(f"<details><summary>Settings</summary><pre>{settings}</pre></details>")
-    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'><title>{escape(title)}</title><style>{STYLE}</style>"
-    return f"<!doctype html><html lang=en><head>{head}<script>{get_plotlyjs()}</script></head><body>{''.join(parts)}</body></html>"
+    return html_page(title, "".join(parts), script=get_plotlyjs())
 
 # %% ../nbs/03b_report.ipynb #7305b2ef
 def training_report(
@@ -145,8 +155,7 @@ def training_report(
     **more, # spacing and unit, as in `report_html`
 ) -> None:
     "Write the report, whole or not at all. Raises InputError where the folder cannot be written to."
-    text = report_html(log, cases, image, truth, prediction, config, title, **more)
-    with whole_file(path) as temporary: temporary.write_text(text, encoding="utf-8")
+    write_text(path, report_html(log, cases, image, truth, prediction, config, title, **more))
 
 # %% ../nbs/03b_report.ipynb #674b05e1
 def thumbnail(
@@ -179,7 +188,7 @@ def thumbnails(
     cut = lambda array, axis: np.take(array, at[axis], axis)
     return [thumbnail(cut(image, axis), {name: cut(mask, axis) for name, mask in masks.items()}, window) for axis in (2, 1, 0)]
 
-# %% ../nbs/03b_report.ipynb #afa3060f
+# %% ../nbs/03b_report.ipynb #852f343e
 def cases_html(
     cases: list, # dicts with `id` and any of dice, jaccard (0 to 1), asd, hd95 (voxels), asd_mm, hd95_mm
     pictures: list, # of `thumbnails`, in the order of the cases
@@ -192,6 +201,5 @@ def cases_html(
         numbers += [f"{METRICS[name][0]} {cases[n][f'{name}_mm']:.2f} mm" for name in ("asd", "hd95") if cases[n].get(f"{name}_mm") is not None]
         images = "".join(f'<img style="height:150px;margin:0 4px 4px 0" src="data:image/png;base64,{png}" alt="">' for png in pictures[n])
         cards.append(f"<h2>{escape(str(cases[n]['id']))}</h2><p>{escape(', '.join(numbers))}</p>{images}")
-    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'><title>{escape(title)}</title><style>{STYLE}</style>"
     intro = f"<h1>{escape(title)}</h1><p>The worst Dice first. Planes across z, y and x through the middle of the annotation; annotation blue, prediction orange. ASD and 95HD in voxels unless it says mm.</p>"
-    return f"<!doctype html><html lang=en><head>{head}</head><body>{intro}<div class=scroll>{metrics_table(cases)}</div>{''.join(cards)}</body></html>"
+    return html_page(title, f"{intro}<div class=scroll>{metrics_table(cases)}</div>{''.join(cards)}")

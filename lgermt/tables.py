@@ -17,7 +17,7 @@ from scipy.stats import rankdata, wilcoxon
 from .checkpoint import write_json
 from .methods import METHODS
 from .metrics import METRICS
-from .volumes import whole_file
+from .files import write_text
 
 # %% ../nbs/20b_tables.ipynb #e31ade75
 REFERENCE = "lg-er-mt"
@@ -174,8 +174,7 @@ def write_summary(
     except ImportError:
         pass  # the numbers are what counts; lgermt.train says how to install plotly
     for name, text in texts.items():
-        with whole_file(folder / name) as temporary:
-            Path(temporary).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     return texts["table.md"]
 
 

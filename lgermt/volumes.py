@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from .files import MOST_VOXELS, InputError, check_whole_nifti, claim_folder, claimed_size, one_kind_of_error, scan_id, suffix_of, whole_file, whole_h5
+from .files import MOST_VOXELS, InputError, check_whole_nifti, claim_folder, claimed_size, one_kind_of_error, scan_id, suffix_of, whole_file, whole_h5, write_text
 from .phantom import field_grid, make_phantom
 
 # %% ../nbs/01_volumes.ipynb #e79b951b
@@ -242,6 +242,5 @@ def write_phantoms(
             write_h5(path, Volume(image, label, tuple(spacing), id=name))
     for name, members in [("test.list", ids[train:]), ("train.list", ids[:train])]:
         if members and not (folder / name).exists():
-            with whole_file(folder / name) as temporary:
-                temporary.write_text("\n".join(members) + "\n")
+            write_text(folder / name, "\n".join(members) + "\n")
     return folder
