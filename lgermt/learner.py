@@ -93,7 +93,7 @@ class Networks:
         self.optimizer = torch.optim.SGD(self.student.parameters(), lr=config.learning_rate, momentum=0.9, weight_decay=1e-4)
         self.shared = wrap(self.student)  # the same weights; adds up the gradients of all processes
         parameters = [p for network in self.networks.values() for p in network.parameters()]
-        self.opponent = torch.optim.Adam(parameters, lr=1e-4, betas=(0.9, 0.99)) if parameters else None
+        self.opponent = self.method.optimizer(parameters) if parameters else None
 
     def forward(self, network: nn.Module, images: Tensor) -> Tensor:  # (B, 1, X, Y, Z) to float32 logits
         "A forward pass in the run's precision; whatever follows it computes in float32."
