@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .augmentation import change_intensity, deform
 from .ema import make_teacher, update_teacher, warmup_decay
 from .methods import METHODS, Step, total_loss
 from .ranks import gather_rows, own_device, own_rows, same_gradients, share_layers, world_size, wrap
@@ -178,14 +179,20 @@ class Learner(Duel):
         "One step of student, teacher and the method's further networks. Nothing here waits for the device."
         c, m = self.config, self.method
         ramp, rate = self.schedule(iteration)
-        step = Step(images, labels, c, iteration / c.iterations, stream(c.seed, PLACES, iteration),
+        generator = stream(c.seed, PLACES, iteration)
+        if c.augmentation in ("geometry", "both"):
+            images, labels = deform(images, labels, generator)
+        step = Step(images, labels, c, iteration / c.iterations, generator,
                     Perturbation(c.noise, (c.seed, NOISE, iteration)), lambda x: self.forward(self.shared, x),
                     self.teach if m.has_teacher else None, self.networks)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(stream(c.seed, DROPOUT, iteration).initial_seed())
             if m.teacher_input:
                 step.p_t = step.teacher(m.teacher_input(step))
-            step.logits = step.student(m.student_input(step))
+            seen = m.student_input(step)
+            if c.augmentation in ("intensity", "both"):
+                seen = step.perturb(change_intensity(seen, generator))
+            step.logits = step.student(seen)
             step.p_s = step.logits.softmax(1)
             loss, values = total_loss(m.terms, step, ramp, SCALES[c.preset])
             (loss * world_size()).backward()  # `shared` takes the mean of the processes' parts

@@ -89,6 +89,7 @@ class Method:
     teacher_input: Callable[[Step], Tensor] | None = None # what the teacher sees; None: no teacher's pass but those the terms make
     unlabeled: bool = True                                # False: every patch of the batch is annotated
     has_teacher: bool = True                              # whether an averaged copy of the student is kept
+    augmentation: str = "none"                            # none, intensity, geometry or both, unless the run's settings say otherwise
     networks: Callable[[Any], dict] | None = None         # options -> further networks, trained on `opposing` terms
     opposing: tuple = ()                                  # their terms, computed after the student's step
     optimizer: Callable[[list], torch.optim.Optimizer] = partial(torch.optim.Adam, lr=1e-4, betas=(0.9, 0.99))  # of the further networks
@@ -170,7 +171,7 @@ METHODS = {
     "g-er-mt": Method("G-ER-MT", PAPER, (SUPERVISED, CONSISTENCY, ENTROPY, GLOBAL), teacher_input=noisy),
     "lg-er-mt": Method("LG-ER-MT", PAPER, (SUPERVISED, CONSISTENCY, ENTROPY, LOCAL, GLOBAL), teacher_input=noisy),
     "bcp": Method("BCP", "Bai et al., CVPR 2023", (COPY_PASTE,), student_input=copy_paste),
-    "cutmix": Method("CutMix", "French et al., BMVC 2020", (SUPERVISED, CUTMIX), student_input=cut_and_mix),
+    "cutmix": Method("CutMix", "French et al., BMVC 2020", (SUPERVISED, CUTMIX), student_input=cut_and_mix, augmentation="intensity"),
 }
 
 # %% ../nbs/17_methods.ipynb #b44ee277

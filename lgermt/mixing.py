@@ -12,8 +12,6 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from .augmentation import change_intensity
-
 # %% ../nbs/13b_mixing.ipynb #eeeba542
 def draw_box(
     sides: tuple,                # X, Y, Z of the patch
@@ -110,13 +108,13 @@ def cut_and_mix(
     step,                # see `lgermt.methods.Step`
     share: float = 0.5,  # of each side, for the box
 ) -> Tensor:             # (B, 1, X, Y, Z): annotated patches, then the mixed ones; targets and gate are noted for the loss
-    "CutMix: each unannotated patch gets a box of the one before it, another light and noise."
+    "CutMix: each unannotated patch gets a box of the one before it."
     annotated, others = step.images.tensor_split([len(step.labels)])
     box = draw_box(others.shape[2:], share, step.generator).to(others.device)
     neighbours = lambda x: paste(x.roll(1, 0), x, box)
     confidence, targets = step.teacher(others).max(1)
     step.notes["targets"], step.notes["gate"] = neighbours(targets), neighbours(confidence > confidence_gate(step.progress))
-    return torch.cat([annotated, step.perturb(change_intensity(neighbours(others), step.generator))])
+    return torch.cat([annotated, neighbours(others)])
 
 
 def gated_loss(step) -> Tensor:  # the unannotated rows, after `cut_and_mix`, to 0-d float32
