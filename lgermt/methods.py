@@ -25,7 +25,7 @@ from .losses.equivariance import draw_turn, equivariance_loss, turn
 from .losses.self_information import global_structure_loss
 from .losses.supervised import cross_entropy_loss, supervised_loss
 from .losses.uncertainty import masked_mse_consistency, stochastic_mean, uncertainty_map, uncertainty_threshold
-from .mixing import copy_paste, copy_paste_loss, cut_and_mix, gated_loss
+from .mixing import copy_paste, copy_paste_loss, cut_and_mix, gated_loss, paste_first, pasted
 
 # %% ../nbs/17_methods.ipynb #819f63c8
 @dataclass
@@ -172,6 +172,8 @@ METHODS = {
     "lg-er-mt": Method("LG-ER-MT", PAPER, (SUPERVISED, CONSISTENCY, ENTROPY, LOCAL, GLOBAL), teacher_input=noisy),
     "bcp": Method("BCP", "Bai et al., CVPR 2023", (COPY_PASTE,), student_input=copy_paste),
     "cutmix": Method("CutMix", "French et al., BMVC 2020", (SUPERVISED, CUTMIX), student_input=cut_and_mix, augmentation="intensity"),
+    "lg-bcp": Method("LG-BCP", "this repository", (COPY_PASTE, CONSISTENCY, replace(ENTROPY, covers="all"), LOCAL, GLOBAL),
+                     student_input=pasted, teacher_input=paste_first, augmentation="both"),
 }
 
 # %% ../nbs/17_methods.ipynb #b44ee277
