@@ -15,6 +15,7 @@ from medpy.metric import binary
 from torch import Tensor
 from torch.nn import functional as F
 
+from .batches import draw_corner
 from .ema import make_teacher, update_teacher, warmup_decay
 from .inference import window_starts
 from .losses.affinity import cut_blocks, draw_blocks
