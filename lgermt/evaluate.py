@@ -20,6 +20,7 @@ from tqdm import tqdm
 from .batches import find_list, load_scan, read_list
 from .checkpoint import restore, write_json
 from .files import InputError, one_kind_of_error, whole_file, write_text
+from .learner import keep_freed_memory
 from .scoring import quiet, score_masks, score_network, table
 from .settings import mistakes, parse, pick_device
 from .volumes import Volume, binary_label, read_array, read_scan
@@ -165,6 +166,7 @@ def evaluate(
         for case in cases:
             find_mask(settings.predictions, case)
     volumes = [load_scan(settings.data, case, labeled=True) for case in cases]
+    keep_freed_memory()
     if settings.predictions:
         metrics, masks = score_folder(settings, cases, volumes, progress)
     else:
