@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from ipywidgets import Dropdown, FloatSlider, IntSlider, VBox
 from plotly.subplots import make_subplots
 
-from .figures import _finish, _masks, _scale, COLORS, draw_crosshair, draw_plane, grey_window, plane, surface_figure
+from .figures import COLORS, axis_scale, draw_crosshair, draw_plane, finish_figure, grey_window, named_masks, plane, surface_figure
 from .widgets import explore
 
 # %% ../nbs/03c_browser.ipynb #cadbc039
@@ -60,7 +60,7 @@ def browser_figure(
     surfaces: go.Figure | None = None, # what surface_figure gave for these masks; None: made here
 ) -> go.Figure: # planes across z, y and x, and the surface at the top right
     "Three planes through a voxel and the surface. Raises ValueError for a voxel outside, an empty window, masks that do not fit."
-    masks, (step, unit) = _masks(truth, prediction, image.shape), _scale(spacing)
+    masks, (step, unit) = named_masks(truth, prediction, image.shape), axis_scale(spacing)
     at = [count // 2 for count in image.shape] if at is None else at
     if any(not 0 <= place < count for place, count in zip(at, image.shape)): raise ValueError(f"voxel {tuple(at)} is outside of {image.shape}")
     low, high = grey_window(image)
@@ -76,7 +76,7 @@ def browser_figure(
         draw_crosshair(figure, axis, at, spacing, row, column)
     _draw_surfaces(figure, surface_figure(masks, spacing) if surfaces is None else surfaces, cross_lines(at, image.shape, step))
     title = f"({', '.join(str(v) for v in at)}) of {' x '.join(map(str, image.shape))} voxels · grey value {image[tuple(at)]:.2f}"
-    return _finish(figure, title, int(min(840, 200 + 640 * (y + z) / (x + y))))
+    return finish_figure(figure, title, int(min(840, 200 + 640 * (y + z) / (x + y))))
 
 
 def _draw_surfaces(figure, surfaces, lines):
@@ -99,7 +99,7 @@ def clicked_voxel(
     spacing: tuple | None = None, # as in the figure
 ) -> tuple:     # (x, y, z) voxel
     "The voxel that a click into a plane means."
-    found, (step, _) = list(at), _scale(spacing)
+    found, (step, _) = list(at), axis_scale(spacing)
     for moved, place in zip([a for a in range(3) if a != axis], (across, down)):
         found[moved] = int(np.clip(np.rint(place / step[moved]), 0, shape[moved] - 1))
     return tuple(found)
@@ -112,7 +112,7 @@ def browse(
     spacing: tuple | None = None, # (x, y, z) in mm; None: axes in voxels
 ) -> VBox: # sliders x, y, z, level, width, menu fill, slider opacity, figure, one line for an error
     "The volume browser: `browser_figure` behind its controls; a click into a plane moves the crosshair."
-    masks, (low, high) = _masks(truth, prediction, image.shape), grey_window(image)
+    masks, (low, high) = named_masks(truth, prediction, image.shape), grey_window(image)
     surfaces, reach = surface_figure(masks, spacing), high - low
     places = {name: IntSlider(count // 2, 0, count - 1, continuous_update=False) for name, count in zip("xyz", image.shape)}
     level = FloatSlider((low + high) / 2, min=low - reach / 2, max=high + reach / 2, step=reach / 50, continuous_update=False)

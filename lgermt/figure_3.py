@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from ipywidgets import IntSlider, VBox
 from plotly.subplots import make_subplots
 
-from .figures import _finish, _scale, COLORS, draw_plane, grey_window, surface_figure
+from .figures import COLORS, axis_scale, draw_plane, finish_figure, grey_window, surface_figure
 from .metrics import dice
 from .widgets import explore
 
@@ -34,7 +34,7 @@ def farthest_point(
     "The voxel of a mask that lies farthest from its centre of mass: the end of a vein."
     places = np.argwhere(mask)
     if not len(places): return tuple(count // 2 for count in np.shape(mask))
-    away = (places - places.mean(0)) * _scale(spacing)[0]
+    away = (places - places.mean(0)) * axis_scale(spacing)[0]
     return tuple(int(place) for place in places[(away**2).sum(1).argmax()])
 
 # %% ../nbs/19b_figure_3.ipynb #03403fa3
@@ -63,7 +63,7 @@ def figure_3(
     if not masks: raise ValueError("masks is empty: give at least one method and its mask")
     for name, mask in {"truth": truth, **masks}.items():
         if np.shape(mask) != image.shape: raise ValueError(f"{name} has shape {np.shape(mask)}, the image {image.shape}")
-    at, (step, unit) = farthest_point(truth, spacing) if at is None else at, _scale(spacing)
+    at, (step, unit) = farthest_point(truth, spacing) if at is None else at, axis_scale(spacing)
     box, surfaces = box_around(at, side, image.shape), surfaces or method_surfaces(truth, masks, spacing)
     titles = [f"<b>{name}</b><br>Dice {dice(mask, truth):.3f}<br>in the box {dice(mask[box], truth[box]):.3f}" for name, mask in masks.items()]
     figure = make_subplots(2, len(masks), specs=[[{}] * len(masks), [{"type": "scene"}] * len(masks)], subplot_titles=titles, horizontal_spacing=0.04, vertical_spacing=0.12, row_heights=(0.45, 0.55))
@@ -76,7 +76,7 @@ def figure_3(
         figure.add_scatter3d(x=x, y=y, z=z, mode="lines", line=dict(color=edge, width=5), showlegend=False, hoverinfo="skip", row=2, col=column)
     axes = {f"{name}axis": dict(title=f"{name} ({unit})", nticks=3, backgroundcolor="#f4f4f4") for name in "xyz"}
     figure.update_scenes(aspectmode="data", camera=dict(eye=dict(x=0.9, y=-2.1, z=1.0)), **axes)
-    return _finish(figure, None, 640, margin=dict(l=60, r=10, t=90, b=10), legend=dict(orientation="h", x=0.5, xanchor="center", y=0.5, yanchor="middle"))
+    return finish_figure(figure, None, 640, margin=dict(l=60, r=10, t=90, b=10), legend=dict(orientation="h", x=0.5, xanchor="center", y=0.5, yanchor="middle"))
 
 
 def method_surfaces(

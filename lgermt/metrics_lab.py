@@ -12,7 +12,7 @@ from ipywidgets import Dropdown, IntSlider, VBox
 from plotly.subplots import make_subplots
 from scipy.ndimage import distance_transform_edt, label as components, map_coordinates, shift as moved
 
-from .figures import _finish, _scale, COLORS, draw_plane, grey_window, mesh
+from .figures import COLORS, axis_scale, draw_plane, finish_figure, grey_window, mesh
 from .metrics import crop_to_union, dice, jaccard, surface, surface_distances
 from .widgets import explore
 
@@ -87,7 +87,7 @@ def distance_mesh(
 ) -> go.Mesh3d:        # intensity: distance at every vertex
     "A surface coloured by its distance to another one."
     vertices, faces = mesh(mask, step_size)
-    (step, unit), (x, y, z), (i, j, k) = _scale(spacing), np.ascontiguousarray(vertices.T), np.ascontiguousarray(faces.T)
+    (step, unit), (x, y, z), (i, j, k) = axis_scale(spacing), np.ascontiguousarray(vertices.T), np.ascontiguousarray(faces.T)
     edge = surface(np.asarray(other) != 0)
     far = map_coordinates(distance_transform_edt(~edge, sampling=step), (x, y, z), order=1, mode="nearest") if edge.any() else np.full(len(x), np.nan)
     x, y, z = (part * np.float32(side) for part, side in zip((x, y, z), step))
@@ -105,7 +105,7 @@ def lab_figure(
     farthest: float = 20,   # end of the distance axis and of the colours' double
 ) -> go.Figure:             # bars of eight answers, a slice, a coloured surface
     "Metrics of two masks, and where they differ. Raises ValueError when shapes differ."
-    found, (step, unit), shape = answers(prediction, truth, spacing), _scale(spacing), np.shape(truth)
+    found, (step, unit), shape = answers(prediction, truth, spacing), axis_scale(spacing), np.shape(truth)
     image = np.zeros(shape, np.float32) if image is None else image
     index = int(np.nonzero(truth)[2].mean()) if index is None and np.any(truth) else shape[2] // 2 if index is None else index
     titles = ("overlap, 0 to 1", f"slice z = {index}", f"surface of the {side}", "distances")
@@ -120,7 +120,7 @@ def lab_figure(
     mask, other = (truth, prediction) if side == "truth" else (prediction, truth)
     figure.add_trace(distance_mesh(mask, other, spacing, max(2, round(max(shape) / 60)), farthest / 2) if np.any(mask) else go.Mesh3d(x=[], y=[], z=[]), 1, 3)
     axes = {f"{name}axis": dict(title=f"{name} ({unit})", nticks=4) for name in "xyz"}
-    return _finish(figure, None, 480, legend=dict(orientation="h", x=0.42, xanchor="center", y=-0.1, yanchor="top"), scene=dict(aspectmode="data", camera=dict(eye=dict(x=1.15, y=3.05, z=1.5)), **axes))
+    return finish_figure(figure, None, 480, legend=dict(orientation="h", x=0.42, xanchor="center", y=-0.1, yanchor="top"), scene=dict(aspectmode="data", camera=dict(eye=dict(x=1.15, y=3.05, z=1.5)), **axes))
 
 # %% ../nbs/16a_metrics_lab.ipynb #ae90c5eb
 def metrics_lab(

@@ -1,7 +1,7 @@
 """`make lessons`: runs notebooks in place the way their outputs are stored; `--stored` only tidies what is stored.
 
-Outputs that only a running kernel can fill (widgets) are removed. With `--pictures N` the first N plotly figures of a notebook
-get a palette PNG beside them, for readers whose page shows no plotly, as long as the file stays below its limit.
+Outputs that only a running kernel can fill (widgets) are removed. The first plotly figures of a notebook get a palette PNG
+beside them, for readers whose page shows no plotly, as long as the file stays below its limit; that takes Chromium.
 """
 import argparse
 import io
@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,8 +65,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="e.g. 08_entropy; none: all lessons")
     parser.add_argument("--stored", action="store_true", help="do not run them")
-    parser.add_argument("--pictures", type=int, default=0, help="plotly figures of a notebook that get a PNG beside them")
+    parser.add_argument("--pictures", type=int, default=4, help="plotly figures of a notebook that get a PNG beside them")
     asked = parser.parse_args()
+    if asked.pictures:
+        import kaleido
+
+        warnings.filterwarnings("ignore", "The kopts argument")  # plotly asks the running server for what it has already
+        kaleido.start_sync_server()
     paths = [ROOT / "nbs" / f"{Path(name).stem}.ipynb" for name in asked.names] or sorted((ROOT / "nbs").glob("*.ipynb"))
     for path in paths:
         if not asked.stored:

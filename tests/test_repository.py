@@ -127,6 +127,13 @@ def test_a_lesson_stores_its_outputs(path):
     assert any(cell["outputs"] for cell in code), "execute the notebook and keep its outputs"
 
 
+@every_lesson
+def test_a_figure_is_seen_without_a_script(path):
+    bundles = [output.get("data", {}) for cell in read(path)["cells"] for output in cell.get("outputs", [])]
+    figures = [data for data in bundles if "application/vnd.plotly.v1+json" in data]
+    assert not figures or any("image/png" in data for data in figures), f"no PNG beside a figure: run `make lessons NAME={path.stem} ARGS=--stored`"
+
+
 def test_no_file_is_large():
     try:
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
@@ -177,6 +184,12 @@ def test_a_module_is_short(module):
 def test_imports_point_to_earlier_lessons(module):
     later = [name for name in own(imports(module, everywhere=True)) if MODULES.index(name) >= MODULES.index(module)]
     assert not later, f"{module} imports {', '.join(later)}, which comes later"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_takes_what_is_private_to_another(module):
+    private = [name for name in imports(module, everywhere=True) if name.startswith("lgermt.") and name.rpartition(".")[2].startswith("_")]
+    assert not private, f"{module} imports {', '.join(private)}"
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module in ALONE or module.startswith("losses.")])
