@@ -218,7 +218,7 @@ def measure(
     profiles = {}
     for side, step in zip(("before", "after"), step_sides(case)):
         step()
-        profiles[side] = min((profile_by_kind(step) for _ in range(3)), key=lambda kinds: sum(kinds.values()))  # the least disturbed
+        profiles[side] = min((profile_by_kind(step) for _ in range(case.turns)), key=lambda kinds: sum(kinds.values()))  # the least disturbed
     result = {"changes": changes, "profiles": profiles, "patch": case.patch, "base_channels": case.base_channels, "precision": case.precision, "versions": versions()}
     write_json(settings.json, result)
     return result
