@@ -1,5 +1,6 @@
 # Read by Sphinx from the folder that build.py prepares; nothing on the pages comes from the network.
 from docutils.nodes import SkipNode
+from fastcore.docments import docments
 from latex2mathml.converter import convert
 
 project = "lgermt"
@@ -25,5 +26,18 @@ def formula(writer, node):
     raise SkipNode
 
 
+def arguments(app, what, name, symbol, options, lines):
+    "The comments beside arguments and result, which the lessons' signatures carry, under the docstring."
+    if what not in ("function", "method", "class"):
+        return
+    try:
+        said = docments(symbol, returns=True)
+    except (TypeError, ValueError, OSError, SyntaxError):  # no source to read
+        return
+    rows = [f":{'returns' if name == 'return' else f'param {name}'}: " + " ".join(text.split()) for name, text in said.items() if text]
+    lines += ["", *rows] if rows else []
+
+
 def setup(app):
+    app.connect("autodoc-process-docstring", arguments)
     app.add_html_math_renderer("mathml", (formula, None), (formula, None))

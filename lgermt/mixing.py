@@ -17,9 +17,10 @@ def draw_box(
     sides: tuple,                # X, Y, Z of the patch
     share: float,                # of each side, 0 to 1
     generator: torch.Generator,  # on the CPU
+    device: str = "cpu",         # where the box is wanted
 ) -> Tensor:                     # (X, Y, Z) bool, True inside
     "M: a box that lies anywhere in the patch, each place as likely as another."
-    box = torch.zeros(sides, dtype=torch.bool)
+    box = torch.zeros(sides, dtype=torch.bool, device=device)
     sizes = [round(share * side) for side in sides]
     corner = [int(torch.randint(side - size + 1, (), generator=generator)) for side, size in zip(sides, sizes)]
     box[tuple(slice(first, first + size) for first, size in zip(corner, sizes))] = True
@@ -77,7 +78,7 @@ def copy_paste(
 ) -> Tensor:                # (2B', 1, X, Y, Z): x_in, then x_out; box, targets and alpha are noted for the loss
     "BCP: a box of each patch in the other."
     annotated, others = step.images.tensor_split([len(step.labels)])
-    step.notes["box"] = box = draw_box(step.images.shape[2:], share, step.generator).to(step.images.device)
+    step.notes["box"] = box = draw_box(step.images.shape[2:], share, step.generator, step.images.device)
     if step.progress < PRACTICE:
         others, targets, step.notes["alpha"] = annotated.roll(1, 0), step.labels.roll(1, 0), 1.0
     else:
@@ -121,7 +122,7 @@ def cut_and_mix(
 ) -> Tensor:             # (B, 1, X, Y, Z): annotated patches, then the mixed ones; targets and gate are noted for the loss
     "CutMix: each unannotated patch gets a box of the one before it."
     annotated, others = step.images.tensor_split([len(step.labels)])
-    box = draw_box(others.shape[2:], share, step.generator).to(others.device)
+    box = draw_box(others.shape[2:], share, step.generator, others.device)
     neighbours = lambda x: paste(x.roll(1, 0), x, box)
     confidence, targets = step.teacher(others).max(1)
     step.notes["targets"], step.notes["gate"] = neighbours(targets), neighbours(confidence > confidence_gate(step.progress))

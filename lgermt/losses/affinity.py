@@ -11,14 +11,14 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 # %% ../../nbs/09_affinity.ipynb #944b391f
 def unit_vectors(
     p: Tensor,  # (B, C, ...) probabilities
 ) -> Tensor:    # (B, C, M) columns of length 1, M voxels
     "Every voxel's probability vector divided by its length."
-    return F.normalize(p.float().flatten(2), dim=1)
+    p = p.float().flatten(2)
+    return p / p.square().sum(1, keepdim=True).sqrt()
 
 
 def sum_over_voxels(
