@@ -63,7 +63,7 @@ def keep_freed_memory() -> bool:  # whether the C library took the setting
     except AttributeError:
         return False
     mmap_max, trim_threshold, top_pad = -4, -1, -2
-    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1) and mallopt(top_pad, 2**28))
+    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1) and mallopt(top_pad, 2**28))
 
 # %% ../nbs/17b_learner.ipynb #34d7afea
 def make_network(
