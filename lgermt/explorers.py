@@ -212,7 +212,7 @@ def affinity_explorer(
     return explore(partial(affinity_figure, run, size=size),
                    iteration=SelectionSlider(options=run.iterations, value=run.iterations[-1], continuous_update=False),
                    block=slider(block, min=0, max=len(tiles(run.label.shape, size)) - 1),
-                   **{axis: slider(v, min=0, max=size - 1, description=f"{axis} in the block") for axis, v in zip("xyz", voxel)},
+                   **{axis: slider(v, min=0, max=size - 1, description=f"{axis} in block") for axis, v in zip("xyz", voxel)},
                    row=ToggleButtons(options=["in the block", "in the slice"]))
 
 # %% ../nbs/10b_explorers.ipynb #a110f7ab
@@ -275,8 +275,8 @@ def self_information_figure(
     figure.layout.template = PLAIN
     return figure.update_layout(height=640, margin=dict(l=60, r=60, t=60, b=110),
                                 legend=dict(orientation="h", x=1, xanchor="right", y=1.06, yanchor="bottom"),
-                                coloraxis=dict(colorscale="Viridis", cmin=0, cmax=70, colorbar=bar("0.01 nat", orientation="h", x=0.16, y=-0.1, yanchor="top", len=0.28)),
-                                coloraxis2=dict(colorscale="RdBu", cmin=-40, cmax=40, colorbar=bar("difference (0.01 nat)", orientation="h", x=0.5, y=-0.1, yanchor="top", len=0.28)))
+                                coloraxis=dict(colorscale="Viridis", cmin=0, cmax=70, colorbar=bar("0.01 nat", orientation="h", x=0.16, y=-0.17, yanchor="top", len=0.28)),
+                                coloraxis2=dict(colorscale="RdBu", cmin=-40, cmax=40, colorbar=bar("difference (0.01 nat)", orientation="h", x=0.5, y=-0.17, yanchor="top", len=0.28)))
 
 # %% ../nbs/10b_explorers.ipynb #bc78acf0
 def self_information_explorer(
