@@ -215,8 +215,10 @@ def pick_precision(
     device: torch.device,
 ) -> torch.dtype | None:    # dtype of autocast; None computes in float32
     "bf16 where the hardware multiplies it."
-    has = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if precision == "bf16" or precision == "auto" and has else None
+    if precision == "auto":
+        has = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        precision = "bf16" if has else "fp32"
+    return torch.bfloat16 if precision == "bf16" else None
 
 # %% ../nbs/17a_settings.ipynb #a647adc6
 def parse(
