@@ -7,8 +7,6 @@ __all__ = ['SCRIPT', 'ROWS', 'TrainingStep', 'random_batch', 'step_sides', 'whol
            'peak_memory', 'Benchmark', 'row_line', 'measure', 'main']
 
 # %% ../nbs/22_speed.ipynb #bdd8c82d
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +20,7 @@ from .losses.affinity import local_structure_loss
 from .losses.uncertainty import stochastic_mean
 from .published import PlainStep
 from .settings import Config, mistakes, parse, pick_device, resolve
-from .turns import FIELD, Case, disk_sides, local_loss_sides, metrics_sides, take_turns, window_sides
+from .turns import FIELD, Case, alone, disk_sides, local_loss_sides, metrics_sides, take_turns, window_sides
 
 # %% ../nbs/22_speed.ipynb #9ef38377
 class TrainingStep:
@@ -126,8 +124,7 @@ def peak_memory(
 ) -> float:              # MB above what the libraries take
     "Highest memory of two iterations in a process of their own, on the CPU."
     script = SCRIPT.format(patch=tuple(patch), channels=base_channels, plain=plain, precision=precision)
-    said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
-    return float(said)
+    return float(alone(script))
 
 # %% ../nbs/22_speed.ipynb #e440a08c
 ROWS = {"iteration": step_sides, "local loss": local_loss_sides, "forward pass : whole-patch local loss": whole_patch_sides,

@@ -13,8 +13,6 @@ import os
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # keeps the profiler quiet; read when torch is loaded
 
 # %% ../nbs/22g_changes.ipynb #69a1a0af
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,7 +31,7 @@ from .losses.affinity import cut_blocks, draw_blocks
 from .methods import Term
 from .published import explicit_affinity_loss
 from .settings import Flag, mistakes, parse
-from .turns import SCAN, STRIDE, Case, in_proportion, take_turns
+from .turns import SCAN, STRIDE, Case, alone, in_proportion, take_turns
 from .vnet import InstanceNorm, VNet
 
 # %% ../nbs/22g_changes.ipynb #a11a3bf7
@@ -141,15 +139,11 @@ def with_torch_norm(
 
 # %% ../nbs/22g_changes.ipynb #2595f18d
 SCRIPT = """
-import time, lgermt.benchmark as benchmark
-from statistics import median
+import lgermt.benchmark as benchmark
+from lgermt.turns import median_seconds
 if not {keep}: benchmark.keep_freed_memory = lambda: None
-step, batch, times = benchmark.TrainingStep("lg-er-mt", {patch}, {channels}, "cpu", "{precision}"), benchmark.random_batch({patch}), []
-for _ in range(4):
-    began = time.perf_counter()
-    step(*batch)
-    times.append(time.perf_counter() - began)
-print(median(times[1:]))
+step, batch = benchmark.TrainingStep("lg-er-mt", {patch}, {channels}, "cpu", "{precision}"), benchmark.random_batch({patch})
+print(median_seconds(lambda: step(*batch)))
 """
 
 
@@ -157,7 +151,7 @@ def kept_memory(case: Case) -> dict:  # as `take_turns`
     "Our step, processes in turn: memory handed back to the system after use, and kept."
     def seconds(keep):
         script = SCRIPT.format(keep=keep, patch=case.patch, channels=case.base_channels, precision=case.precision)
-        return float(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout)
+        return float(alone(script))
     pairs = [(seconds(False), seconds(True)) for _ in range(case.turns)]
     plain, ours = map(median, zip(*pairs))
     return {"plain": plain, "ours": ours, "ratio": plain / ours, "turns": case.turns}

@@ -9,13 +9,9 @@ __all__ = ['exponent', 'larger_half', 'time_step', 'step_alone', 'time_loss', 'm
 # %% ../nbs/22f_growth.ipynb #01749694
 import json
 import math
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
@@ -26,6 +22,7 @@ from .files import InputError
 from .losses.affinity import affinity_loss
 from .published import explicit_affinity_loss
 from .settings import mistakes, parse
+from .turns import alone, median_seconds
 from .vnet import check_sides
 
 # %% ../nbs/22f_growth.ipynb #4c8eab02
@@ -56,12 +53,7 @@ def time_step(
     before = high_water()
     batch = random_batch(patch, batch_size=batch_size)
     step = TrainingStep("lg-er-mt", patch, base_channels, "cpu", batch_size=batch_size, labeled_batch_size=batch_size // 2)
-    times = []
-    for _ in range(steps + 1):
-        began = time.perf_counter()
-        step(*batch)
-        times.append(time.perf_counter() - began)
-    return {"seconds": median(times[1:]), "megabytes": high_water() - before}
+    return {"seconds": median_seconds(lambda: step(*batch), steps), "megabytes": high_water() - before}
 
 
 def step_alone(
@@ -73,8 +65,7 @@ def step_alone(
     "The same in a process of its own."
     arguments = tuple(patch), batch_size, base_channels, steps
     script = f"import json; from lgermt.growth import time_step; print(json.dumps(time_step(*{arguments})))"
-    said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
-    return json.loads(said.splitlines()[-1])
+    return json.loads(alone(script).splitlines()[-1])
 
 # %% ../nbs/22f_growth.ipynb #92453949
 def time_loss(
@@ -84,12 +75,8 @@ def time_loss(
 ) -> float:          # seconds, median
     "Time of a local loss on one block of 4 patches, forward and backward."
     draw = lambda n: torch.randn(4, 2, *block, generator=torch.Generator().manual_seed(n))
-    logits, p_t, times = draw(0).requires_grad_(), draw(1).softmax(1), []
-    for _ in range(steps + 1):
-        began = time.perf_counter()
-        loss(logits.softmax(1), p_t).backward()
-        times.append(time.perf_counter() - began)
-    return median(times[1:])
+    logits, p_t = draw(0).requires_grad_(), draw(1).softmax(1)
+    return median_seconds(lambda: loss(logits.softmax(1), p_t).backward(), steps)
 
 
 def matrix_megabytes(
