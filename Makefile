@@ -15,7 +15,6 @@ SEED = 0
 OUT = runs/phantom
 RUN =
 NAME =
-PICTURES = 4
 ARGS =
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -62,8 +61,8 @@ docs: $(INSTALLED) ## all lessons and the API as pages that need no network, in 
 	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py _docs
 	@echo "Open $(CURDIR)/_docs/index.html in a browser."
 
-lessons: $(INSTALLED) ## run all notebooks in place, or NAME="08_entropy ..."; PICTURES=0 stores no PNGs beside figures
-	$(BIN)/python tests/lessons.py $(NAME) --pictures $(PICTURES) $(ARGS)
+lessons: $(INSTALLED) ## run all notebooks in place, or NAME="08_entropy ..."; takes Chromium
+	$(BIN)/python tests/lessons.py $(NAME) $(ARGS)
 
 export: $(INSTALLED) ## notebooks to lgermt/, and notebooks cleaned
 	$(BIN)/nbdev_export

@@ -86,7 +86,7 @@ def _draw_surfaces(figure, surfaces, lines):
     x, y, z = lines.astype(np.float32)
     figure.add_scatter3d(x=x, y=y, z=z, mode="lines", line=dict(color="#000000", width=5), hoverinfo="skip", showlegend=False, row=1, col=2)
     figure.update_scenes({key: value for key, value in surfaces.layout.scene.to_plotly_json().items() if key != "domain"})
-    eye, (left, _), (low, _) = dict(x=0.65, y=-1.7, z=0.75), figure.layout.scene.domain.x, figure.layout.scene.domain.y
+    eye, (left, _), (low, _) = dict(x=0.73, y=-1.9, z=0.84), figure.layout.scene.domain.x, figure.layout.scene.domain.y
     figure.update_scenes(camera_eye=eye, domain_x=(left - 0.08, 1), domain_y=(low - 0.09, 1))
 
 # %% ../nbs/03c_browser.ipynb #901f49f3

@@ -1,7 +1,7 @@
 """`make lessons`: runs notebooks in place the way their outputs are stored; `--stored` only tidies what is stored.
 
-Outputs that only a running kernel can fill (widgets) are removed. The first plotly figures of a notebook get a palette PNG
-beside them, for readers whose page shows no plotly, as long as the file stays below its limit; that takes Chromium.
+Outputs that only a running kernel can fill (widgets) are removed. Every plotly figure gets a palette PNG beside it, for
+readers whose page shows no plotly; that takes Chromium. Where both do not fit into the file, the PNG stays.
 """
 import argparse
 import io
@@ -10,7 +10,14 @@ import os
 import subprocess
 import sys
 import warnings
+from base64 import b64encode
 from pathlib import Path
+
+import kaleido
+import plotly.io as pio
+from PIL import Image, ImageColor
+
+from lgermt.figures import COLORS
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDGET, PLOTLY, PNG = "application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json", "image/png"
@@ -26,15 +33,14 @@ def without_widgets(notebook: dict) -> None:
 
 
 def picture(figure: dict) -> str:
-    "A plotly figure as a PNG of 32 colours, base64."
-    from base64 import b64encode
-
-    import plotly.io as pio
-    from PIL import Image
-
-    drawn = Image.open(io.BytesIO(pio.to_image(pio.from_json(json.dumps(figure), skip_invalid=True), "png", scale=1)))
+    "A plotly figure as a PNG of 96 colours, base64. The course's own colours stay exact."
+    shown = pio.from_json(json.dumps(figure), skip_invalid=True)
+    drawn = Image.open(io.BytesIO(pio.to_image(shown, "png", width=shown.layout.width or 1000))).convert("RGB")
+    fixed = [channel for color in (*COLORS.values(), "white", "black") for channel in ImageColor.getrgb(color)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(fixed + drawn.quantize(96 - len(fixed) // 3).getpalette())
     small = io.BytesIO()
-    drawn.convert("RGB").quantize(32).save(small, "png", optimize=True)
+    drawn.quantize(palette=palette, dither=Image.Dither.NONE).save(small, "png", optimize=True)
     return b64encode(small.getvalue()).decode()
 
 
@@ -43,13 +49,14 @@ def text_of(notebook: dict) -> str:
     return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def add_pictures(notebook: dict, number: int) -> None:
-    "PNGs beside the first `number` plotly figures, in place; one that would make the file too large is left out."
-    bundles = [output["data"] for cell in notebook["cells"] for output in cell.get("outputs", []) if PLOTLY in output.get("data", {})]
-    for data in bundles[:number]:
+def add_pictures(notebook: dict) -> None:
+    "A PNG beside every plotly figure; while the file is too large, the heaviest figure keeps its picture alone. In place."
+    live = [output["data"] for cell in notebook["cells"] for output in cell.get("outputs", []) if PLOTLY in output.get("data", {})]
+    for data in live:
         data[PNG] = picture(data[PLOTLY])
-        if len(text_of(notebook).encode()) > LIMIT:
-            del data[PNG]
+    live.sort(key=lambda data: len(json.dumps(data[PLOTLY])))
+    while live and len(text_of(notebook).encode()) > LIMIT:
+        del live.pop()[PLOTLY]
 
 
 def execute(path: Path) -> None:
@@ -65,20 +72,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="e.g. 08_entropy; none: all lessons")
     parser.add_argument("--stored", action="store_true", help="do not run them")
-    parser.add_argument("--pictures", type=int, default=4, help="plotly figures of a notebook that get a PNG beside them")
     asked = parser.parse_args()
-    if asked.pictures:
-        import kaleido
-
-        warnings.filterwarnings("ignore", "The kopts argument")  # plotly asks the running server for what it has already
-        kaleido.start_sync_server()
+    warnings.filterwarnings("ignore", "The kopts argument")  # plotly asks the running server for what it has already
+    kaleido.start_sync_server()
     paths = [ROOT / "nbs" / f"{Path(name).stem}.ipynb" for name in asked.names] or sorted((ROOT / "nbs").glob("*.ipynb"))
     for path in paths:
         if not asked.stored:
             execute(path)
         notebook = json.loads(path.read_text(encoding="utf-8"))
         without_widgets(notebook)
-        add_pictures(notebook, asked.pictures)
+        add_pictures(notebook)
         path.write_text(text_of(notebook), encoding="utf-8")
         subprocess.run([Path(sys.executable).parent / "nbdev_clean", "--fname", path], check=True)
         print(f"{path.name}: {path.stat().st_size // 1000} kB")

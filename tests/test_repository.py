@@ -131,7 +131,7 @@ def test_a_lesson_stores_its_outputs(path):
 def test_a_figure_is_seen_without_a_script(path):
     bundles = [output.get("data", {}) for cell in read(path)["cells"] for output in cell.get("outputs", [])]
     figures = [data for data in bundles if "application/vnd.plotly.v1+json" in data]
-    assert not figures or any("image/png" in data for data in figures), f"no PNG beside a figure: run `make lessons NAME={path.stem} ARGS=--stored`"
+    assert all("image/png" in data for data in figures), f"no PNG beside a figure: run `make lessons NAME={path.stem} ARGS=--stored`"
 
 
 def test_no_file_is_large():
