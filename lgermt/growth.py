@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .benchmark import TrainingStep, high_water, random_batch
+from .benchmark import TrainingStep, random_batch
 from .checkpoint import versions, write_json
 from .files import InputError
 from .losses.affinity import affinity_loss
 from .published import explicit_affinity_loss
 from .settings import mistakes, parse
-from .turns import alone, median_seconds
+from .turns import high_water, median_seconds, process
 from .vnet import check_sides
 
 # %% ../nbs/22f_growth.ipynb #4c8eab02
@@ -63,9 +63,8 @@ def step_alone(
     steps: int = 3,
 ) -> dict:  # as `time_step`
     "The same in a process of its own."
-    arguments = tuple(patch), batch_size, base_channels, steps
-    script = f"import json; from lgermt.growth import time_step; print(json.dumps(time_step(*{arguments})))"
-    return json.loads(alone(script).splitlines()[-1])
+    with process() as ask:
+        return ask(time_step, tuple(patch), batch_size, base_channels, steps)
 
 # %% ../nbs/22f_growth.ipynb #92453949
 def time_loss(
