@@ -5,7 +5,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, OPTIONS, answers, lab
+from browser import CHROMIUM, OPTIONS, answers, lab, stop_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = ConfigParser(delimiters=["="])
@@ -91,3 +91,4 @@ def test_figures_follow_their_controls(path, jupyter, browser, tmp_path):
     finally:
         page.screenshot(path=tmp_path / f"{path.stem}.png")
         page.close()
+        stop_kernels(jupyter)
