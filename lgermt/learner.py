@@ -176,7 +176,7 @@ class Learner(Duel):
         labels: Tensor,   # (L, X, Y, Z) int64
         iteration: int,   # zero-based
     ) -> dict[str, Tensor]:  # 0-d: "loss" and every term before its weight
-        "One step of student, teacher and the method's further networks. Nothing here waits for the device."
+        "One step of student, teacher and the method's further networks. The step itself never waits for the device."
         c, m = self.config, self.method
         ramp, rate = self.schedule(iteration)
         generator = stream(c.seed, PLACES, iteration)

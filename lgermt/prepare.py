@@ -203,6 +203,8 @@ def prepare(
     "Prepares every scan of the source. Raises `InputError` for the user's mistakes, not for a single scan's."
     cases = find_cases(settings.source)
     boxes = {} if settings.crop in ("none", "label") else read_boxes(Path(settings.crop))
+    share = lambda cases: divide(cases, settings.labeled, settings.val, settings.test, settings.seed)
+    share(cases)  # a mistake in it shows before the work
     claim(settings)
     done = set() if settings.overwrite else {case.id for case in cases if (settings.out / case.id / "mri_norm2.h5").exists()}
     jobs = [(case, settings, boxes.get(case.id)) for case in cases if case.id not in done]
@@ -213,7 +215,7 @@ def prepare(
     cases = [case for case in cases if case.id not in refused]
     if not any(case.label for case in cases):
         raise InputError("; ".join(refused.values()) or f"{settings.source}: no scan is annotated; at least one label is needed to train")
-    lists = divide(cases, settings.labeled, settings.val, settings.test, settings.seed)
+    lists = share(cases)
     for name, ids in lists.items():
         (settings.out / name).unlink(missing_ok=True)
         if ids:
