@@ -12,7 +12,7 @@ from ipywidgets import Dropdown, FloatSlider, IntSlider, VBox
 from plotly.subplots import make_subplots
 
 from .figures import COLORS, axis_scale, draw_crosshair, draw_plane, finish_figure, grey_window, named_masks, plane, surface_figure
-from .widgets import explore
+from .widgets import explore, on_click
 
 # %% ../nbs/03c_browser.ipynb #cadbc039
 FILLS = ("nothing", "truth", "prediction", "error")
@@ -120,15 +120,7 @@ def browse(
     menu = Dropdown(options=[fill for fill in FILLS if fill in ("nothing", *masks) or len(masks) == 2])
     draw = lambda x, y, z, **how: browser_figure(image, truth, prediction, (x, y, z), spacing=spacing, surfaces=surfaces, **how)
     box = explore(draw, **places, level=level, width=width, fill=menu, opacity=FloatSlider(0.5, min=0, max=1, step=0.1, continuous_update=False))
-    _listen(box.children[-2], places.values(), image.shape, spacing, 2 + len(masks))
+    for grey, axis in zip(box.children[-2].data[::2 + len(masks)], _CELLS):
+        voxel = lambda across, down, axis=axis: clicked_voxel(axis, across, down, [place.value for place in places.values()], image.shape, spacing)
+        on_click(grey, places.values(), voxel)
     return box
-
-
-def _listen(shown, sliders, shape, spacing, each):
-    "Clicks into the planes move the sliders; `each` is the number of traces in a plane."
-    for number, axis in enumerate(_CELLS):
-        def jump(trace, points, state, axis=axis):
-            if points.xs:
-                voxel = clicked_voxel(axis, points.xs[0], points.ys[0], [slider.value for slider in sliders], shape, spacing)
-                for slider, slider.value in zip(sliders, voxel): pass
-        shown.data[number * each].on_click(jump)

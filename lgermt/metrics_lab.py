@@ -108,19 +108,20 @@ def lab_figure(
     found, (step, unit), shape = answers(prediction, truth, spacing), axis_scale(spacing), np.shape(truth)
     image = np.zeros(shape, np.float32) if image is None else image
     index = int(np.nonzero(truth)[2].mean()) if index is None and np.any(truth) else shape[2] // 2 if index is None else index
-    titles = ("overlap, 0 to 1", f"slice z = {index}", f"surface of the {side}", "distances")
-    figure = make_subplots(2, 3, specs=[[{}, {"rowspan": 2}, {"type": "scene", "rowspan": 2}], [{}, None, None]], row_heights=(0.25, 0.75), column_widths=(0.2, 0.36, 0.44), horizontal_spacing=0.09, subplot_titles=titles)
-    for row, (names, end) in enumerate(((list(found)[:2], 1), (list(found)[2:], farthest)), 1):
-        labels = [f"{name} <b>{found[name]:.{4 - row}f}</b>" for name in names]
-        figure.add_bar(y=labels, x=[found[name] for name in names], orientation="h", marker_color=COLORS["neutral" if row == 1 else "error"], showlegend=False, row=row, col=1)
-        figure.update_xaxes(range=(0, end), row=row, col=1).update_yaxes(autorange="reversed", row=row, col=1)
-    figure.update_xaxes(title=f"distance ({unit})", row=2, col=1)
-    draw_plane(figure, image, 2, index, {"truth": truth, "prediction": prediction}, grey_window(image), spacing, 1, 2)
+    titles = (f"distances ({unit})", "overlaps (0 to 1)", f"slice z = {index}", f"surface of the {side}")
+    figure = make_subplots(2, 2, specs=[[{}, {}], [{}, {"type": "scene"}]], row_heights=(0.28, 0.72), column_widths=(0.45, 0.55), horizontal_spacing=0.15, vertical_spacing=0.15, subplot_titles=titles)
+    for column, names, end, digits, color in ((2, list(found)[:2], 1, 3, "neutral"), (1, list(found)[2:], farthest, 2, "error")):
+        labels = [f"{name} <b>{found[name]:.{digits}f}</b>" for name in names]
+        figure.add_bar(y=labels, x=[found[name] for name in names], orientation="h", marker_color=COLORS[color], showlegend=False, row=1, col=column)
+        figure.update_xaxes(range=(0, end), row=1, col=column).update_yaxes(autorange="reversed", row=1, col=column)
+    draw_plane(figure, image, 2, index, {"truth": truth, "prediction": prediction}, grey_window(image), spacing, 2, 1)
     figure.data[-1].showlegend = figure.data[-2].showlegend = True
     mask, other = (truth, prediction) if side == "truth" else (prediction, truth)
-    figure.add_trace(distance_mesh(mask, other, spacing, max(2, round(max(shape) / 60)), farthest / 2) if np.any(mask) else go.Mesh3d(x=[], y=[], z=[]), 1, 3)
+    figure.add_trace(distance_mesh(mask, other, spacing, max(2, round(max(shape) / 60)), farthest / 2) if np.any(mask) else go.Mesh3d(x=[], y=[], z=[]), 2, 2)
+    figure.data[-1].colorbar.update(y=0.36, len=0.72)
     axes = {f"{name}axis": dict(title=f"{name} ({unit})", nticks=4) for name in "xyz"}
-    return finish_figure(figure, None, 480, legend=dict(orientation="h", x=0.42, xanchor="center", y=-0.1, yanchor="top"), scene=dict(aspectmode="data", camera=dict(eye=dict(x=1.15, y=3.05, z=1.5)), **axes))
+    scene = dict(aspectmode="data", camera_eye=dict(x=1.9, y=-1.9, z=1.2), domain_x=(figure.layout.scene.domain.x[0] - 0.14, 1), **axes)
+    return finish_figure(figure, None, 680, margin=dict(l=60, r=20, t=40, b=90), legend=dict(x=0, xanchor="left", y=-0.13, yanchor="top"), scene=scene)
 
 # %% ../nbs/16a_metrics_lab.ipynb #ae90c5eb
 def metrics_lab(

@@ -7,6 +7,7 @@ __all__ = ['Snapshots', 'scans', 'paper_loss', 'snapshots']
 
 # %% ../nbs/10a_snapshots.ipynb #c09507a9
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -72,10 +73,11 @@ def paper_loss(
     return supervised_loss(logits[:1], labels) + 0.1 * mse_consistency(p_s, p_t) + 0.01 * (entropy_map(p_s[1:]).mean() + structure)
 
 # %% ../nbs/10a_snapshots.ipynb #50bddae4
+@cache
 def snapshots(
     iterations: int = 40,           # steps of training
     every: int = 4,                 # steps between two moments; 0 and the last are among them
-    sides: tuple = (48, 32, 32),    # X, Y, Z of the patch, multiples of 16, 32 at least
+    sides: tuple = (48, 32, 32),    # X, Y, Z of the patch, multiples of 16, 32 at least; a tuple, not a list
     base_channels: int = 4,         # of V-Net
     seed: int = 0,                  # of phantoms, weights, noise and blocks
 ) -> Snapshots:                     # of the patch without annotation
