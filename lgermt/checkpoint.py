@@ -156,9 +156,9 @@ def open_run(
         return None
     state = load_checkpoint(last)
     before, now = state["config"], settings_of(config)
-    changed = [name for name in now if name not in FREE and now[name] != before.get(name)]
+    changed = [name for name in now if name not in FREE and name in before and now[name] != before[name]]
     if changed:
-        said = ", ".join(f"{option(name, now[name])} (was {before.get(name)})" for name in changed)
+        said = ", ".join(f"{option(name, now[name])} (was {before[name]})" for name in changed)
         raise InputError(f"{last}: the run was started with other settings: {said}; repeat them, or choose another --out")
     return state
 

@@ -89,7 +89,7 @@ class Method:
     teacher_input: Callable[[Step], Tensor] | None = None # what the teacher sees; None: no teacher's pass but those the terms make
     unlabeled: bool = True                                # False: every patch of the batch is annotated
     has_teacher: bool = True                              # whether an averaged copy of the student is kept
-    augmentation: str = "none"                            # none, intensity, geometry or both, unless the run's settings say otherwise
+    recipe: dict = field(default_factory=dict)            # settings of a run that this method asks for, unless they are given: augmentation, optimizer
     networks: Callable[[Any], dict] | None = None         # options -> further networks, trained on `opposing` terms
     opposing: tuple = ()                                  # their terms, computed after the student's step
     optimizer: Callable[[list], torch.optim.Optimizer] = partial(torch.optim.Adam, lr=1e-4, betas=(0.9, 0.99))  # of the further networks
@@ -171,9 +171,9 @@ METHODS = {
     "g-er-mt": Method("G-ER-MT", PAPER, (SUPERVISED, CONSISTENCY, ENTROPY, GLOBAL), teacher_input=noisy),
     "lg-er-mt": Method("LG-ER-MT", PAPER, (SUPERVISED, CONSISTENCY, ENTROPY, LOCAL, GLOBAL), teacher_input=noisy),
     "bcp": Method("BCP", "Bai et al., CVPR 2023", (COPY_PASTE,), student_input=copy_paste),
-    "cutmix": Method("CutMix", "French et al., BMVC 2020", (SUPERVISED, CUTMIX), student_input=cut_and_mix, augmentation="intensity"),
+    "cutmix": Method("CutMix", "French et al., BMVC 2020", (SUPERVISED, CUTMIX), student_input=cut_and_mix, recipe=dict(augmentation="intensity")),
     "lg-bcp": Method("LG-BCP", "this repository", (COPY_PASTE, CONSISTENCY, replace(ENTROPY, covers="all"), LOCAL, GLOBAL),
-                     student_input=pasted, teacher_input=paste_first, augmentation="both"),
+                     student_input=pasted, teacher_input=paste_first, recipe=dict(augmentation="both")),
 }
 
 # %% ../nbs/17_methods.ipynb #b44ee277
