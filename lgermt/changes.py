@@ -200,7 +200,7 @@ def step_profile(
     step()
     return min((profile_by_kind(step) for _ in range(case.turns)), key=lambda kinds: sum(kinds.values()))
 
-
+# %% ../nbs/22g_changes.ipynb #5b09b14a
 def measure(
     settings: Changes,
     say: Callable = print,  # told every change as soon as it is measured

@@ -41,7 +41,7 @@ def block_of(
     place = np.minimum(voxel, counts * size - 1)
     return int(np.ravel_multi_index(place // size, counts)), *map(int, place % size)
 
-
+# %% ../nbs/10b_explorers.ipynb #b98c769c
 def percent(
     values: Tensor,  # -1 to 1
 ) -> np.ndarray:     # int8, -100 to 100

@@ -7,7 +7,6 @@ __all__ = ['exponent', 'larger_half', 'time_step', 'step_alone', 'time_loss', 'm
            'main']
 
 # %% ../nbs/22f_growth.ipynb #01749694
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCAN', 'PATCH', 'STRIDE', 'FIELD', 'Case', 'seconds_of', 'alternate', 'take_turns', 'process', 'one_turn',
-           'take_turns_apart', 'high_water', 'median_seconds', 'alone', 'in_proportion', 'local_loss_side',
-           'window_side', 'disk_side', 'metrics_side']
+           'take_turns_apart', 'high_water', 'median_seconds', 'in_proportion', 'local_loss_side', 'window_side',
+           'disk_side', 'metrics_side']
 
 # %% ../nbs/21c_turns.ipynb #aea7f9f7
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -53,7 +51,7 @@ class Case:
     seconds: float = 60.0
     "A comparison takes no further turn after so many seconds."
 
-
+# %% ../nbs/21c_turns.ipynb #d0243451
 def seconds_of(
     function: Callable,  # no arguments
 ) -> float:
@@ -139,13 +137,6 @@ def median_seconds(
 ) -> float:
     "Median time of a call."
     return median([seconds_of(function) for _ in range(calls + 1)][1:])
-
-
-def alone(
-    script: str,  # Python
-) -> str:         # what it printed
-    "Runs a script in a process of its own. Raises `CalledProcessError` when it fails."
-    return subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
 
 # %% ../nbs/21c_turns.ipynb #6ed19199
 SCAN, PATCH, STRIDE = (194, 143, 88), (112, 112, 80), (18, 18, 4)  # means over the published files; the published window
