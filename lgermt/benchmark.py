@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'MEMORY', 'TrainingStep', 'random_batch', 'step_side', 'whole_patch_side', 'passes_side', 'peak_memory',
-           'Benchmark', 'row_line', 'measure', 'main']
+           'operations', 'floor_of', 'Benchmark', 'row_line', 'measure', 'main']
 
 # %% ../nbs/22_speed.ipynb #bdd8c82d
 from collections.abc import Callable
@@ -13,15 +13,16 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from .checkpoint import versions, write_json
 from .learner import Learner, Perturbation, keep_freed_memory
 from .losses.affinity import local_structure_loss
 from .losses.uncertainty import stochastic_mean
 from .published import PlainStep
-from .settings import Config, mistakes, parse, pick_device, resolve
-from .turns import FIELD, Case, disk_side, high_water, local_loss_side, metrics_side, one_turn, process, take_turns_apart, window_side
+from .settings import Config, mistakes, parse, pick_device, pick_precision, resolve
+from .turns import FIELD, Case, disk_side, high_water, local_loss_side, median_seconds, metrics_side, one_turn, process, take_turns_apart, window_side
 
 # %% ../nbs/22_speed.ipynb #9ef38377
 class TrainingStep:
@@ -110,6 +111,30 @@ def peak_memory(
             ask(one_turn, step_side, Case(patch, base_channels, "cpu", precision), ours)
         return ask(high_water) - before
 
+# %% ../nbs/22_speed.ipynb #ee6fe3ad
+def operations(
+    function: Callable,  # no arguments
+) -> int:
+    "Additions and multiplications of a call, in convolutions and matrix products, backward pass included."
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def floor_of(
+    make: Callable,   # (case, ours) -> side
+    case: Case,
+    precision: str,   # in which the side computes: auto, fp32 or bf16
+) -> float:           # seconds
+    "What a call of our side takes at the speed of a wide convolution."
+    device = pick_device(case.device)
+    dtype = pick_precision(precision, device)
+    wide = nn.Conv3d(16 * case.base_channels, 16 * case.base_channels, 3, padding=1).to(device, memory_format=torch.channels_last_3d)
+    images = torch.ones(4, wide.in_channels, *(side // 4 for side in case.patch), device=device).to(memory_format=torch.channels_last_3d)
+    with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        speed = operations(lambda: wide(images)) / median_seconds(lambda: wide(images))
+    return operations(make(case, True)) / speed
+
 # %% ../nbs/22_speed.ipynb #e440a08c
 ROWS = {"iteration": step_side, "local loss": local_loss_side, "training batch from disk": disk_side, "sliding window": window_side,
         "metrics of a cropped scan": metrics_side, "metrics of an uncropped scan": partial(metrics_side, sides=FIELD),
@@ -149,6 +174,8 @@ def measure(
                 a, b = (ask(high_water) - start for ask, start in zip((plain, ours), before))
                 rows[MEMORY] = {"plain": a, "ours": b, "ratio": a / b, "turns": 1, "unit": "MB"}
                 say(row_line(MEMORY, rows[MEMORY]))
+        for name, precision in (("iteration", settings.precision), ("sliding window", "fp32")):
+            rows[name]["floor"] = ours(floor_of, ROWS[name], settings, precision)
     result = {"rows": rows, "patch": config.patch, "base_channels": config.base_channels, "device": str(device), "precision": settings.precision, "versions": versions()}
     write_json(settings.json, result)
     return result

@@ -21,7 +21,7 @@ import torch
 import lgermt
 from .files import InputError, whole_file, write_text
 from .learner import Learner, make_network
-from .settings import Config, option
+from .settings import Config, option, pick_device, pick_precision
 from .vnet import VNet
 
 # %% ../nbs/17c_checkpoint.ipynb #fe2479c7
@@ -193,4 +193,5 @@ def versions() -> dict:  # names to versions
     packages = {name: metadata.version(name) for name in ("torch", "numpy", "scipy", "h5py", "medpy")}
     return {"lgermt": lgermt.__version__, **packages, "python": platform.python_version(), "system": platform.system(),
             "processor": cpu_name(), "threads": torch.get_num_threads(),
+            "auto_precision": "bf16" if pick_precision("auto", pick_device()) else "fp32",
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
