@@ -94,6 +94,8 @@ class Networks:
         place = lambda network: network.to(self.device, memory_format=torch.channels_last_3d)
         self.student = place(share_layers(student, self.device, config.sync_batchnorm))
         self.teacher = make_teacher(self.student) if self.method.has_teacher else None
+        if self.teacher is not None and not self.method.teacher_dropout:
+            self.teacher.dropout.eval()
         self.networks = {name: place(network) for name, network in self.networks.items()}
         self.optimizer = OPTIMIZERS[config.optimizer](self.student.parameters(), lr=config.learning_rate)
         self.shared = wrap(self.student)  # the same weights; adds up the gradients of all processes
@@ -108,7 +110,7 @@ class Networks:
         return gather_rows(logits.float())
 
     def teach(self, images: Tensor) -> Tensor:  # (B, 1, X, Y, Z) to probabilities (B, C, X, Y, Z)
-        "The teacher's probabilities, dropout on, without gradient."
+        "The teacher's probabilities without gradient; with dropout, unless the method wants none."
         with torch.no_grad():
             return self.forward(self.teacher, images).softmax(1)
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SUPERVISED', 'CONSISTENCY', 'ENTROPY', 'LOCAL', 'GLOBAL', 'DICE', 'CERTAIN', 'EQUIVARIANCE', 'ADVERSARIAL',
-           'PSEUDO_LABEL', 'JUDGE', 'COPY_PASTE', 'CUTMIX', 'PAPER', 'METHODS', 'Step', 'Term', 'clean', 'noisy',
-           'Method', 'certain_consistency', 'clean_and_turned', 'turned_alike', 'pseudo_labels', 'practised_judge',
-           'total_loss']
+           'PSEUDO_LABEL', 'JUDGE', 'COPY_PASTE', 'CUTMIX', 'GUIDED', 'PAPER', 'GUIDANCE', 'METHODS', 'Step', 'Term',
+           'clean', 'noisy', 'Method', 'certain_consistency', 'clean_and_turned', 'turned_alike', 'pseudo_labels',
+           'practised_judge', 'total_loss']
 
 # %% ../nbs/17_methods.ipynb #d4fb3767
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .guidance import guided_loss
 from .losses.affinity import local_structure_loss
 from .losses.confidence import ConfidenceNetwork, adversarial_loss, confidence_loss, confidence_map, lend_certainty, one_hot_map, pseudo_label_loss
 from .losses.consistency import dice_consistency, mse_consistency
@@ -89,7 +90,8 @@ class Method:
     teacher_input: Callable[[Step], Tensor] | None = None # what the teacher sees; None: no teacher's pass but those the terms make
     unlabeled: bool = True                                # False: every patch of the batch is annotated
     has_teacher: bool = True                              # whether an averaged copy of the student is kept
-    recipe: dict = field(default_factory=dict)            # settings of a run that this method asks for, unless they are given: augmentation, optimizer
+    teacher_dropout: bool = True                          # whether the teacher, too, loses channels when it is asked
+    recipe: dict = field(default_factory=dict)            # settings of a run that this method asks for, unless they are given
     networks: Callable[[Any], dict] | None = None         # options -> further networks, trained on `opposing` terms
     opposing: tuple = ()                                  # their terms, computed after the student's step
     optimizer: Callable[[list], torch.optim.Optimizer] = partial(torch.optim.Adam, lr=1e-4, betas=(0.9, 0.99))  # of the further networks
@@ -155,9 +157,11 @@ PSEUDO_LABEL = Term("pseudo-label", pseudo_labels, weight=0.5, covers="unlabeled
 JUDGE = Term("confidence", practised_judge, covers="labeled", ramped=False)
 COPY_PASTE = Term("copy-paste", copy_paste_loss, ramped=False)
 CUTMIX = Term("cutmix", gated_loss, covers="unlabeled")
+GUIDED = Term("guided", guided_loss, covers="unlabeled")
 
 # %% ../nbs/17_methods.ipynb #7d50ea11
 PAPER = "Hang et al., MICCAI 2020"
+GUIDANCE = dict(augmentation="both", optimizer="adamw", batch_size=6, labeled_batch_size=4)
 METHODS = {
     "vnet": Method("V-Net", "Milletari et al., 3DV 2016", (SUPERVISED,), unlabeled=False, has_teacher=False),
     "asdnet": Method("ASDNet", "Nie et al., MICCAI 2018", (SUPERVISED, ADVERSARIAL, PSEUDO_LABEL), has_teacher=False,
@@ -172,6 +176,7 @@ METHODS = {
     "lg-er-mt": Method("LG-ER-MT", PAPER, (SUPERVISED, CONSISTENCY, ENTROPY, LOCAL, GLOBAL), teacher_input=noisy),
     "bcp": Method("BCP", "Bai et al., CVPR 2023", (COPY_PASTE,), student_input=copy_paste),
     "cutmix": Method("CutMix", "French et al., BMVC 2020", (SUPERVISED, CUTMIX), student_input=cut_and_mix, recipe=dict(augmentation="intensity")),
+    "weak-to-strong": Method("Weak-to-strong", "Sohn et al., NeurIPS 2020", (SUPERVISED, GUIDED), teacher_dropout=False, recipe=GUIDANCE),
     "lg-bcp": Method("LG-BCP", "this repository", (COPY_PASTE, CONSISTENCY, replace(ENTROPY, covers="all"), LOCAL, GLOBAL),
                      student_input=pasted, teacher_input=paste_first, recipe=dict(augmentation="both")),
 }

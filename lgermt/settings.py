@@ -49,10 +49,10 @@ class Task:
     "Sides of the training patch in voxels, multiples of 16."
     base_channels: int = 16
     "Feature channels of V-Net at full resolution."
-    batch_size: int = 4
-    "Patches a step."
-    labeled_batch_size: int = 2
-    "Annotated patches among them."
+    batch_size: int | None = None
+    "Patches a step; left open: as the method has it, mostly 4."
+    labeled_batch_size: int | None = None
+    "Annotated patches among them; left open: as the method has it, mostly 2."
     seed: int = 0
     "Seed of everything that is drawn."
     device: str = "auto"
@@ -180,7 +180,7 @@ def check_terms(
                          f"leaves no patch for the {bare[0]} term of {config.method}; choose 1 to {config.batch_size - 1}")
 
 # %% ../nbs/17a_settings.ipynb #ee299d4e
-PLAIN = dict(augmentation="none", optimizer="sgd")  # where neither the run nor its method says otherwise
+PLAIN = dict(augmentation="none", optimizer="sgd", batch_size=4, labeled_batch_size=2)  # where neither the run nor its method says otherwise
 RATES = dict(sgd=0.01, adamw=0.001)                 # learning rates to start with
 
 
