@@ -81,7 +81,7 @@ def whole_patch_side(case: Case, ours: bool) -> Callable:
         return partial(learner.forward, learner.student, random_batch(case.patch, learner.device)[0])
     logits, p_t = (torch.randn(4, 2, *case.patch, generator=torch.Generator().manual_seed(n)).to(learner.device) for n in range(2))
     logits, p_t = logits.requires_grad_(), p_t.softmax(1)
-    return lambda: local_structure_loss(logits.softmax(1), p_t, size=None).backward()
+    return lambda: torch.autograd.grad(local_structure_loss(logits.softmax(1), p_t, size=None), logits)
 
 
 def passes_side(
