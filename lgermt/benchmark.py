@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'MEMORY', 'TrainingStep', 'random_batch', 'step_side', 'whole_patch_side', 'passes_side', 'peak_memory',
-           'operations', 'floor_of', 'Benchmark', 'row_line', 'measure', 'main']
+           'operations', 'floor_of', 'step_cost', 'Benchmark', 'row_line', 'measure', 'main']
 
 # %% ../nbs/22_speed.ipynb #bdd8c82d
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from .checkpoint import versions, write_json
 from .learner import Learner, Perturbation, keep_freed_memory
 from .losses.affinity import local_structure_loss
 from .losses.uncertainty import stochastic_mean
+from .methods import METHODS
 from .published import PlainStep
 from .settings import Config, mistakes, parse, pick_device, pick_precision, resolve
 from .turns import FIELD, Case, disk_side, high_water, local_loss_side, median_seconds, metrics_side, one_turn, process, take_turns_apart, window_side
@@ -134,6 +135,24 @@ def floor_of(
     with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
         speed = operations(lambda: wide(images)) / median_seconds(lambda: wide(images))
     return operations(make(case, True)) / speed
+
+# %% ../nbs/22_speed.ipynb #4da82ef2
+def step_cost(
+    method: str,                    # a row of METHODS
+    patch: tuple = (112, 112, 80),  # X, Y, Z, multiples of 16
+    base_channels: int = 16,        # width of V-Net
+    device: str = "auto",           # auto, cpu, cuda, ...
+) -> dict:                          # seconds; megabytes above what was taken before; operations
+    "What a step of a method costs: the median of three, after one that is not counted."
+    before, step = high_water(), TrainingStep(method, patch, base_channels, device)
+    config, device = step.learner.config, step.learner.device
+    annotated = config.labeled_batch_size if METHODS[method].unlabeled else config.batch_size
+    images, labels = random_batch(patch, device, config.batch_size)
+    step.iteration = config.iterations // 2
+    call = partial(step, images, labels[:1].repeat(annotated, 1, 1, 1))
+    seconds = median_seconds(call)
+    megabytes = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else high_water() - before
+    return {"seconds": seconds, "megabytes": megabytes, "operations": operations(call)}
 
 # %% ../nbs/22_speed.ipynb #e440a08c
 ROWS = {"iteration": step_side, "local loss": local_loss_side, "training batch from disk": disk_side, "sliding window": window_side,
