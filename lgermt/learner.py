@@ -76,7 +76,7 @@ def make_network(
 
 OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4), "adamw": partial(torch.optim.AdamW, weight_decay=1e-2)}
 
-
+# %% ../nbs/17b_learner.ipynb #6b01b764
 class Networks:
     "Student, teacher and optimiser of one method, and how they are asked."
 
