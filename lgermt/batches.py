@@ -246,4 +246,7 @@ class Patches:
             images.append(image)
             labels += label
             names.append(self.names[scan])
-        return torch.stack(images)[:, None], torch.stack(labels).long(), names
+        masks = torch.empty(len(labels), *self.patch, dtype=torch.long, device=images[0].device)
+        for mask, label in zip(masks, labels):
+            mask.copy_(label)  # from uint8 at once: stacked first, every voxel would be written twice
+        return torch.stack(images)[:, None], masks, names

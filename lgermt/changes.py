@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'LAST', 'FIRST', 'CHANGES', 'amdahl', 'kind_of', 'profile_by_kind', 'matrices_sides', 'foreach_sides',
-           'network_pass', 'with_torch_norm', 'freeing_side', 'kept_memory', 'window_batch_sides', 'Changes',
-           'compiled', 'step_profile', 'measure', 'main']
+           'network_pass', 'with_torch_norm', 'freeing_side', 'kept_memory', 'window_batch_sides', 'merged_sides',
+           'Changes', 'compiled', 'step_profile', 'measure', 'main']
 
 # %% ../nbs/22g_changes.ipynb #7db4428d
 import os
@@ -16,6 +16,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # keeps the profiler quiet; read
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 from . import benchmark
 from .benchmark import TrainingStep, random_batch, step_side
 from .checkpoint import versions, write_json
-from .inference import sliding_window
+from .inference import merge_batch_norm, sliding_window
 from .learner import keep_freed_memory
 from .losses.affinity import cut_blocks, draw_blocks
 from .methods import Term
@@ -159,6 +160,13 @@ def window_batch_sides(case: Case) -> tuple[Callable, Callable]:
     run = lambda batch_size: sliding_window(network, image, case.patch, in_proportion(STRIDE, case.patch), batch_size)
     return lambda: run(1), lambda: run(4)
 
+
+def merged_sides(case: Case) -> tuple[Callable, Callable]:
+    "Four windows through a network with batch normalisation: as a layer of its own, and merged."
+    network = VNet(base_channels=case.base_channels, norm="batch").to(memory_format=torch.channels_last_3d).eval()
+    ask = torch.inference_mode()(lambda network, windows=random_batch(case.patch)[0]: network(windows))
+    return partial(ask, network), partial(ask, merge_batch_norm(network))
+
 # %% ../nbs/22g_changes.ipynb #db5ea950
 LAST, FIRST = torch.channels_last_3d, torch.contiguous_format
 CHANGES = {  # name -> (predicted gain, what it is a gain of, sides)
@@ -170,6 +178,7 @@ CHANGES = {  # name -> (predicted gain, what it is a gain of, sides)
     "bfloat16": (1.5, "network", lambda case: (network_pass(case), network_pass(case, dtype=torch.bfloat16))),
     "all weights in one call": (2.0, "optimiser and teacher", foreach_sides),
     "four windows a pass": (1.1, "sliding window", window_batch_sides),
+    "batch norm merged": (1.05, "forward pass", merged_sides),
 }
 
 
