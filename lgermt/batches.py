@@ -8,6 +8,7 @@ __all__ = ['ORIENTATIONS', 'read_list', 'Split', 'find_list', 'load_split', 'loa
 
 # %% ../nbs/02_batches.ipynb #e7428cb9
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,12 @@ def cut(
     return [orient(array[box], turns, flip) for array in arrays]
 
 # %% ../nbs/02_batches.ipynb #24896293
+@lru_cache(8)
+def _shuffled(n, seed):
+    "Numbers 0 to n - 1 in the order of one round; batches of a round share it."
+    return np.random.default_rng(seed).permutation(n)
+
+
 def draw_indices(
     indices: tuple,  # what to draw from
     start: int,      # how many were drawn before
@@ -158,8 +165,7 @@ def draw_indices(
     "Entries `start` to `start + count` of an endless stream of fresh permutations: a pure function of its arguments."
     n, drawn = len(indices), []
     for position in range(start, start + count):
-        order = np.random.default_rng((*seed, position // n)).permutation(n)
-        drawn.append(indices[order[position % n]])
+        drawn.append(indices[_shuffled(n, (*seed, position // n))[position % n]])
     return drawn
 
 # %% ../nbs/02_batches.ipynb #0f27d667

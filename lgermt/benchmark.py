@@ -155,9 +155,17 @@ def step_cost(
     return {"seconds": seconds, "megabytes": megabytes, "operations": operations(call)}
 
 # %% ../nbs/22_speed.ipynb #e440a08c
-ROWS = {"iteration": step_side, "local loss": local_loss_side, "training batch from disk": disk_side, "sliding window": window_side,
-        "metrics of a cropped scan": metrics_side, "metrics of an uncropped scan": partial(metrics_side, sides=FIELD),
-        "forward pass : whole-patch local loss": whole_patch_side, "UA-MT's eight passes": passes_side}
+ROWS = {
+    "iteration": step_side,
+    "local loss": local_loss_side,
+    "training batch from disk": disk_side,
+    "sliding window": window_side,
+    "sliding window without any gradients": partial(window_side, gradients=False),
+    "metrics of a cropped scan": metrics_side,
+    "metrics of an uncropped scan": partial(metrics_side, sides=FIELD),
+    "forward pass : whole-patch local loss": whole_patch_side,
+    "UA-MT's eight passes": passes_side,
+}
 MEMORY = "peak memory of an iteration"
 
 

@@ -165,13 +165,18 @@ def local_loss_side(case: Case, ours: bool) -> Callable:
     return lambda: backward(sum(explicit_affinity_loss(s.softmax(1), t) for s, t in zip(students, teachers)) / 4)
 
 
-def window_side(case: Case, ours: bool) -> Callable:
+def window_side(
+    case: Case,
+    ours: bool,
+    gradients: bool = True,  # of the published side
+) -> Callable:
     "Sliding window over a scan of the published size: one window at a time, summed in NumPy, against batches summed on the device."
     torch.manual_seed(0)
     layout = torch.channels_last_3d if ours else torch.contiguous_format
     network = VNet(base_channels=case.base_channels, norm="batch").to(pick_device(case.device), memory_format=layout).eval()
     image = torch.randn(in_proportion(SCAN, case.patch), generator=torch.Generator().manual_seed(0)).to(pick_device(case.device))
-    return partial(sliding_window if ours else window_by_window, network, image, case.patch, in_proportion(STRIDE, case.patch))
+    one_by_one = partial(window_by_window, gradients=gradients)
+    return partial(sliding_window if ours else one_by_one, network, image, case.patch, in_proportion(STRIDE, case.patch))
 
 # %% ../nbs/21c_turns.ipynb #0644928e
 def disk_side(
