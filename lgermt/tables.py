@@ -146,7 +146,7 @@ def ablation_figure(
     scale, title = AXES[metric]
     rows = [row for row in rows if row["method"] in ABLATIONS]
     means, spreads = ({METHODS[row["method"]].title: scale * (row[key][metric] or 0) for row in rows} for key in ("mean", "std"))
-    window = (max(0, min(means.values()) - 5), max(means.values()) + 5) if scale == 100 else None
+    window = (max(0, int(min(means.values())) - 5), int(max(means.values())) + 6) if scale == 100 else None  # whole percents
     return bar_figure({"mean over seeds": means}, {"mean over seeds": spreads}, title, window)
 
 
