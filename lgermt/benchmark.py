@@ -146,7 +146,7 @@ def step_cost(
     "What a step of a method costs: the median of three, after one that is not counted."
     before, step = high_water(), TrainingStep(method, patch, base_channels, device)
     config, device = step.learner.config, step.learner.device
-    annotated = config.labeled_batch_size if METHODS[method].unlabeled else config.batch_size
+    annotated = METHODS[method].annotated(config.batch_size, config.labeled_batch_size)
     images, labels = random_batch(patch, device, config.batch_size)
     step.iteration = config.iterations // 2
     call = partial(step, images, labels[:1].repeat(annotated, 1, 1, 1))

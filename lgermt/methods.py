@@ -101,6 +101,10 @@ class Method:
         if len(names) > len(set(names)):
             raise ValueError(f"two terms of {self.title} share a name: {', '.join(names)}")
 
+    def annotated(self, batch_size: int, labeled_batch_size: int) -> int:
+        "Annotated patches of a step: all of them where the method looks at no others."
+        return labeled_batch_size if self.unlabeled else batch_size
+
 # %% ../nbs/17_methods.ipynb #567e99da
 SUPERVISED = Term("supervised", lambda s: {"cross-entropy": cross_entropy_loss, "cross-entropy+dice": supervised_loss}
                   [s.options.supervision](s.logits, s.labels), covers="labeled", ramped=False)

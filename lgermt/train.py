@@ -57,7 +57,7 @@ def make_patches(
     device: torch.device,
 ) -> Patches:
     "The method's batches: two streams, or annotated patches alone."
-    labeled_batch_size = config.labeled_batch_size if METHODS[config.method].unlabeled else config.batch_size
+    labeled_batch_size = METHODS[config.method].annotated(config.batch_size, config.labeled_batch_size)
     streams = range(config.labeled), range(config.labeled, len(volumes)), config.batch_size, labeled_batch_size, config.seed
     TwoStreamSampler(*streams, world_size=world_size())  # complains of patches that cannot be shared out evenly
     return Patches(volumes, TwoStreamSampler(*streams), config.patch, config.orientations, config.seed, device)
