@@ -190,8 +190,8 @@ def cpu_name() -> str:  # as the maker calls it
 
 def versions() -> dict:  # names to versions
     "What a result depends on besides the settings."
-    packages = {name: metadata.version(name) for name in ("torch", "numpy", "scipy", "h5py", "medpy")}
-    return {"lgermt": lgermt.__version__, **packages, "python": platform.python_version(), "system": platform.system(),
+    packages = {name: metadata.version(name) for name in ("numpy", "scipy", "h5py", "medpy")}
+    return {"lgermt": lgermt.__version__, "torch": str(torch.__version__), **packages, "python": platform.python_version(), "system": platform.system(),
             "processor": cpu_name(), "threads": torch.get_num_threads(),
             "auto_precision": "bf16" if pick_precision("auto", pick_device()) else "fp32",
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}

@@ -110,10 +110,11 @@ def protocol(
     "What a reader has to know to judge the table."
     s, seeds = results[0]["settings"], sorted({r["settings"]["seed"] for r in results})
     patch = " x ".join(map(str, s["patch"]))
+    machines = sorted({v["gpu"] or v["processor"] for r in results if (v := r.get("versions"))})
     return (f"Data: {results[0]['scans']['scored']} scans of {Path(s['data']).name} ({results[0]['split']}), cropped as they were given; the published atrium files are cropped "
             f"around the annotation. Patch {patch}, {s['base_channels']} base channels, {s['iterations']} iterations. Protocol: last iteration, student, no post-processing. "
             f"Seeds {' '.join(map(str, seeds))}: mean ± standard deviation over seeds. p and effect: Wilcoxon's signed-rank test of each scan's Dice against LG-ER-MT "
-            f"with the same annotations; effect 1: LG-ER-MT better on every scan. min: minutes of training.")
+            f"with the same annotations; effect 1: LG-ER-MT better on every scan. min: minutes of training{', on ' + ' or '.join(machines) if machines else ''}.")
 
 # %% ../nbs/20b_tables.ipynb #d1308d05
 def markdown_table(

@@ -122,12 +122,12 @@ def test_interrupted_writes_a_checkpoint_and_says_how_to_go_on(scans, tmp_path, 
 
 
 def test_evaluate_agrees_with_the_training_run(scans, finished, tmp_path):
-    run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--out", tmp_path / "scores.json")
+    run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--out", tmp_path / "scores.json", "--device", "cpu")
     ours, theirs = (json.loads(p.read_text()) for p in (tmp_path / "scores.json", finished / "metrics.json"))
     assert ours["cases"] == theirs["cases"] and ours["mean"] == theirs["mean"]
     one = tmp_path / "one.list"
     one.write_text("phantom_000\n")
-    run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--split", one, "--network", "teacher", "--out", tmp_path / "one.json")
+    run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--split", one, "--network", "teacher", "--out", tmp_path / "one.json", "--device", "cpu")
     assert [case["id"] for case in json.loads((tmp_path / "one.json").read_text())["cases"]] == ["phantom_000"]
 
 
@@ -136,7 +136,7 @@ def test_evaluate_writes_a_table_and_scores_masks_like_a_network(scans, finished
     from lgermt.scoring import segment
     from lgermt.volumes import read_h5, write_mask
 
-    run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--out", tmp_path / "network.json")
+    run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--out", tmp_path / "network.json", "--device", "cpu")
     model, config = restore(finished / "last.pt", "cpu")
     for case in ("phantom_004", "phantom_005"):
         volume = read_h5(scans / case / "mri_norm2.h5")
