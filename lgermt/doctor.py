@@ -101,7 +101,7 @@ def examine(
     faults = widget_faults()
     return {
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "packages": ", ".join(f"{name} {installed(name)}" for name in PACKAGES),
+        "packages": ", ".join(f"{name} {torch.__version__ if name == 'torch' else installed(name)}" for name in PACKAGES),  # with the CUDA build
         "processor": f"{cpu_name() or platform.machine()}, {os.cpu_count()} cores, PyTorch uses {torch.get_num_threads()} threads",
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "GPU": "; ".join(gpus) or "none that PyTorch can use",
