@@ -76,7 +76,7 @@ def same_settings(
     before, now = json.loads(target.read_text())["settings"], settings_of(config)
     changed = [name for name in before if name != "data" and now.get(name) != before[name]]
     if changed:
-        said = ", ".join(f"{option(name, before[name])} (now {now[name]})" for name in changed)
+        said = ", ".join(f"{option(name, before[name])} (now {now.get(name)})" for name in changed)
         raise InputError(f"{target}: was made with {said}; repeat those settings, or choose another --out")
 
 # %% ../nbs/21_compare.ipynb #c706d4cd
