@@ -113,7 +113,7 @@ class Networks:
         self.networks = {name: place(network) for name, network in self.networks.items()}
         self.optimizer = OPTIMIZERS[config.optimizer](self.student.parameters(), lr=config.learning_rate)
         self.shared = quick(wrap(self.student), config)  # the same weights; adds up the gradients of all processes
-        self.asked = self.teacher and quick(self.teacher, config)
+        self.quick_teacher = self.teacher and quick(self.teacher, config)
         parameters = [p for network in self.networks.values() for p in network.parameters()]
         self.opponent = self.method.optimizer(parameters) if parameters else None
 
@@ -127,7 +127,7 @@ class Networks:
     def teach(self, images: Tensor) -> Tensor:  # (B, 1, X, Y, Z) to probabilities (B, C, X, Y, Z)
         "The teacher's probabilities without gradient; with dropout, unless the method wants none."
         with torch.no_grad():
-            return self.forward(self.asked, images).softmax(1)
+            return self.forward(self.quick_teacher, images).softmax(1)
 
 # %% ../nbs/17b_learner.ipynb #c27404c0
 class Memory(Networks):
