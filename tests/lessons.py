@@ -74,11 +74,11 @@ def main() -> None:
     for path in paths:
         if not asked.stored:
             execute(path)
+        subprocess.run([Path(sys.executable).parent / "nbdev_clean", "--fname", path], check=True)
         notebook = json.loads(path.read_text(encoding="utf-8"))
         without_widgets(notebook)
         add_pictures(notebook)
         path.write_text(text_of(notebook), encoding="utf-8")
-        subprocess.run([Path(sys.executable).parent / "nbdev_clean", "--fname", path], check=True)
         print(f"{path.name}: {path.stat().st_size // 1000} kB")
 
 
