@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'ROWS', 'TrainingStep', 'random_batch', 'step_side', 'compiled_step_side', 'whole_patch_side', 'passes_side',
-           'peak_memory', 'operations', 'floor_of', 'step_cost', 'Benchmark', 'peak', 'row_line', 'measure', 'main']
+           'peak', 'peak_memory', 'operations', 'floor_of', 'step_cost', 'Benchmark', 'row_line', 'measure', 'main']
 
 # %% ../nbs/22_speed.ipynb #bdd8c82d
 from collections.abc import Callable
@@ -108,6 +108,14 @@ def passes_side(
     return lambda: sum(learner.teach(perturb(images)) for _ in range(passes)) / passes
 
 # %% ../nbs/22_speed.ipynb #eed1b41c
+def peak(
+    device: torch.device | str,  # auto, cpu, cuda, ...
+) -> float:                      # MB
+    "Highest memory of this process so far: PyTorch's own count on a GPU, the system's elsewhere."
+    device = pick_device(device)
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else high_water()
+
+
 def peak_memory(
     ours: bool,          # or the published recipe
     patch: tuple,
@@ -153,15 +161,14 @@ def step_cost(
     device: str = "auto",           # auto, cpu, cuda, ...
 ) -> dict:                          # seconds; megabytes above what was taken before; operations
     "What a step of a method costs: the median of three, after one that is not counted."
-    before, step = high_water(), TrainingStep(method, patch, base_channels, device)
+    before, step = peak(device), TrainingStep(method, patch, base_channels, device)
     config, device = step.learner.config, step.learner.device
     annotated = METHODS[method].annotated(config.batch_size, config.labeled_batch_size)
     images, labels = random_batch(patch, device, config.batch_size)
     step.iteration = config.iterations // 2
     call = partial(step, images, labels[:1].repeat(annotated, 1, 1, 1))
     seconds = median_seconds(call)
-    megabytes = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else high_water() - before
-    return {"seconds": seconds, "megabytes": megabytes, "operations": operations(call)}
+    return {"seconds": seconds, "megabytes": peak(device) - before, "operations": operations(call)}
 
 # %% ../nbs/22_speed.ipynb #e440a08c
 STEPS = {"iteration": step_side, "iteration, compiled": compiled_step_side}  # timed and weighed, each in processes of its own
@@ -185,14 +192,6 @@ class Benchmark(Case):
     "File to write."
     compile: Flag = False
     "Also time our iteration with compiled networks: takes a C++ compiler and a minute."
-
-
-def peak(
-    device: str,  # auto, cpu, cuda, ...
-) -> float:       # MB
-    "Highest memory of this process so far: PyTorch's own count on a GPU, the system's elsewhere."
-    device = pick_device(device)
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else high_water()
 
 
 def row_line(
