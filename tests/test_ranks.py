@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ FEW = [*TINY, "--iterations", 5, "--checkpoint-every", 2, "--block-size", 8, "--
 
 def started(arguments, code, **environment):
     "Runs a command to its end and checks the exit code."
-    done = subprocess.run(list(map(str, arguments)), env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(list(map(str, arguments)), env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -83,9 +82,8 @@ def test_stopped_on_one_process_and_resumed_by_two(scans, uninterrupted, tmp_pat
 
 def test_a_process_that_dies_ends_the_run(scans, tmp_path):  # noqa: F811
     out = tmp_path / "dead"
-    began = time.monotonic()
-    done = started([*TORCHRUN, WORKER, "SIGKILL", "--data", scans, "--out", out, *FEW], 1)
-    assert time.monotonic() - began < 120  # start included
+    patience = 10 * 3600  # it is the closed connection that tells the other process, not the silence
+    done = started([*TORCHRUN, WORKER, "SIGKILL", "--data", scans, "--out", out, *FEW], 1, LGERMT_PATIENCE=str(patience))
     assert "gone or silent" in done.stderr and "SIGKILL" in done.stderr
     assert torch.load(out / "last.pt", weights_only=True)["iteration"] == 2
     assert not (out / "metrics.json").exists()
@@ -93,9 +91,8 @@ def test_a_process_that_dies_ends_the_run(scans, tmp_path):  # noqa: F811
 
 def test_a_process_that_is_frozen_ends_the_run(scans, tmp_path):  # noqa: F811
     out = tmp_path / "frozen"
-    began = time.monotonic()
-    done = started([*TORCHRUN, WORKER, "SIGSTOP", "--data", scans, "--out", out, *FEW], 1, LGERMT_PATIENCE="5")
-    assert time.monotonic() - began < 60  # start included; 50 seconds of patience instead of 5 are the default
+    patience = 20  # seconds: enough for a process that is slow because of what else the machine does
+    done = started([*TORCHRUN, WORKER, "SIGSTOP", "--data", scans, "--out", out, *FEW], 1, LGERMT_PATIENCE=str(patience))
     assert done.stderr.count("gone or silent") == 1
     assert torch.load(out / "last.pt", weights_only=True)["iteration"] == 2
     assert not (out / "metrics.json").exists()
