@@ -19,7 +19,7 @@ from lgermt.learner import Learner
 from lgermt.settings import Config, resolve
 from lgermt.volumes import Volume, check_volume, read_scan, write_h5, write_on_grid
 
-PATIENCE = 10  # seconds a file may take before it counts as hung
+PATIENCE = 60  # seconds of processor time a file may take before it counts as hung
 
 
 # how bytes go wrong
@@ -150,8 +150,8 @@ def checkpoints(folder, _):
     "last.pt of a mean teacher and of ASDNet."
     paths = [folder / f"sound_{method}.pt" for method in ("lg-er-mt", "asdnet")]
     for path, method in zip(paths, ("lg-er-mt", "asdnet")):
-        learner = LEARNERS[method == "asdnet"] = Learner(resolve(Config("phantom", folder, method, labeled=2, patch=(32, 32, 16), base_channels=1, block_size=8, device="cpu", iterations=2)))
-        images, labels = torch.randn(4, 1, 32, 32, 16), torch.zeros(2, 32, 32, 16, dtype=torch.long)
+        learner = LEARNERS[method == "asdnet"] = Learner(resolve(Config("phantom", folder, method, labeled=2, patch=(32, 32, 16), base_channels=1, block_size=8, device="cpu", precision="fp32", iterations=2)))
+        images, labels = torch.randn(4, 1, 32, 32, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 32, 32, 16, dtype=torch.long)
         learner.step(images, labels, 0)
         torch.save({**learner.state_dict(), "iteration": 1, "random": {"seed": 0, "iteration": 1}, "config": settings_of(learner.config)}, path)
     return paths
@@ -223,7 +223,7 @@ def main(kind, first, last, folder):
     for number in range(int(first), int(last)):
         damage = damaged(kind, number, sound, path)
         (folder / "in_hand").write_text(f"{kind} {number} {damage}")
-        signal.alarm(PATIENCE)
+        signal.setitimer(signal.ITIMER_PROF, PATIENCE)
         try:
             reader(path)
             outcome = "read"
@@ -231,7 +231,7 @@ def main(kind, first, last, folder):
             outcome = "refused" if "\n" not in str(error) else f"{number} {damage}: more than one line"
         except Exception as error:
             outcome = f"{number} {damage}: {type(error).__name__}: {error}"
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
     print(json.dumps(outcomes))
 
