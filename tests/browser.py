@@ -22,22 +22,32 @@ STATE = """box => JSON.stringify([...box.querySelectorAll('.js-plotly-plot')].ma
     : ArrayBuffer.isView(value) ? [...value].map(String) : value)"""
 
 
+def free_port():
+    "A port that nobody listens on, below the range from which the system serves programs that ask for any port."
+    for port in range(20000 + os.getpid() % 10000, 32768):
+        with socket.socket() as trial:
+            try:
+                trial.bind(("127.0.0.1", port))
+                return port
+            except OSError:  # taken
+                continue
+    raise OSError("no free port")
+
+
 @contextmanager
 def server(module, folder, own, *arguments, **variables):
     "Address of a Jupyter program that serves `folder`; its settings and log are in `own`."
     own.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(own), "JUPYTERLAB_WORKSPACES_DIR": str(own), "JUPYTERLAB_SETTINGS_DIR": str(own),
                    "PLOTLY_RENDERER": "plotly_mimetype", "OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", **variables}
     with open(own / "server.log", "w") as log:
         running = subprocess.Popen([sys.executable, "-m", module, "--no-browser", f"--port={port}", *arguments], cwd=folder,
                                    env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            end = time.time() + 60
-            while time.time() < end:
-                assert running.poll() is None, (own / "server.log").read_text()
+            end = time.monotonic() + 600
+            while True:
+                assert running.poll() is None and time.monotonic() < end, (own / "server.log").read_text()
                 with socket.socket() as trial:
                     if trial.connect_ex(("127.0.0.1", port)) == 0:
                         break
@@ -100,7 +110,7 @@ def answers(page, box):
     while before != (before := box.evaluate(STATE)):
         page.wait_for_timeout(500)
     for _ in moves(page, box):
-        for _ in range(20):
+        for _ in range(240):  # at most a minute; it takes a moment
             page.wait_for_timeout(250)
             if box.evaluate(STATE) != before:
                 return not re.search(r"\w+Error: ", box.inner_text())

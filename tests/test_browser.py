@@ -70,7 +70,7 @@ def test_the_scan_finds_notebooks():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_figures_follow_their_controls(path, jupyter, browser, tmp_path):
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(900_000)
     try:
         page.goto(f"{jupyter}/lab/tree/{path.name}?reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell")

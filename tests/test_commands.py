@@ -112,11 +112,11 @@ def test_interrupted_writes_a_checkpoint_and_says_how_to_go_on(scans, tmp_path, 
     out = tmp_path / "stopped"
     process = subprocess.Popen(command("train", "--data", scans, "--out", out, *TINY, "--iterations", 100000),
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (out / "log.jsonl").exists():
+    log = out / "log.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_text()):  # until the first steps are done
         time.sleep(0.05)
-    time.sleep(0.5)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130 and "--resume" in errors.splitlines()[-1], errors
     assert torch.load(out / "last.pt", weights_only=True)["iteration"] > 0
 

@@ -21,7 +21,7 @@ FEW = ["--iterations", "8", "--checkpoint-every", "1", "--block-size", "8"]
 def killed(folder, *jobs):
     "Runs commands with kills; [seconds, where] of each kill, by job."
     (folder / "jobs.json").write_text(json.dumps(jobs, default=str))
-    done = subprocess.run([sys.executable, ROOT / "tests" / "kills.py", folder / "jobs.json"], env=ENVIRONMENT, capture_output=True, text=True, timeout=540)
+    done = subprocess.run([sys.executable, ROOT / "tests" / "kills.py", folder / "jobs.json"], env=ENVIRONMENT, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 

@@ -14,5 +14,5 @@ NOTEBOOKS = sorted(ROOT.glob("nbs/*.ipynb")) + [ROOT / "index.ipynb"]
 def test_notebook(path, request):
     command = [Path(sys.executable).parent / "nbdev_test", "--path", path, "--flags", request.config.getoption("flags")]
     environment = {**os.environ, "PLOTLY_RENDERER": "plotly_mimetype", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0 and "Success" in done.stdout, done.stdout + done.stderr

@@ -19,7 +19,9 @@ def page():
         pytest.skip("no Chromium (Debian: apt-get install chromium)")
     with sync_api.sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=OPTIONS)
-        yield opened.new_page(viewport={"width": 1600, "height": 1000})
+        page = opened.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(600_000)
+        yield page
         opened.close()
 
 
@@ -35,8 +37,8 @@ def test_the_site_shows_figures_and_asks_nothing_of_the_network(tmp_path, page):
 
 def test_an_app_answers(tmp_path, page):
     with server("voila", ROOT, tmp_path, "--Voila.ip=127.0.0.1", "apps/metrics_lab.ipynb") as address:
-        page.goto(address, timeout=120_000)
+        page.goto(address)
         box = page.locator(".widget-vbox:has(.js-plotly-plot)").first
-        box.wait_for(timeout=120_000)
+        box.wait_for()
         assert answers(page, box)
         page.screenshot(path=tmp_path / "app.png")
