@@ -61,7 +61,7 @@ docs: $(INSTALLED) ## all lessons and the API as pages that need no network, in 
 	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py _docs
 	@echo "Open $(CURDIR)/_docs/index.html in a browser."
 
-lessons: $(INSTALLED) ## run all notebooks in place, or NAME="08_entropy ..."; takes Chromium
+lessons: $(INSTALLED) ## run all notebooks in place, or NAME="01_entropy ..."; takes Chromium
 	$(BIN)/python tests/lessons.py $(NAME) $(ARGS)
 
 export: $(INSTALLED) ## notebooks to lgermt/, and notebooks cleaned

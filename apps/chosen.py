@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lgermt.checkpoint import restore
-from lgermt.inference import sliding_window
-from lgermt.phantom import make_phantom
-from lgermt.settings import Config
-from lgermt.snapshots import Snapshots, snapshots
+from lgermt.training.checkpoint import restore
+from lgermt.evaluation.sliding_window import sliding_window
+from lgermt.data.phantom import make_phantom
+from lgermt.training.config import Config
+from lgermt.viz.toy_run import Snapshots, snapshots
 from lgermt.train import load_data
-from lgermt.volumes import Volume
+from lgermt.data.io import Volume
 
 SIDES = (64, 64, 48)  # of the part of a scan that the explorers show, at most
 

@@ -37,7 +37,7 @@ def page(notebook: dict, script: str) -> dict:
             hidden = {"metadata": {"tags": ["remove-input"]}} if "#| echo: false" in text else {}
             cell = {**cell, "source": re.sub(r"^#\|.*\n?", "", text, flags=re.MULTILINE), "outputs": outputs, **hidden}
         else:
-            cell = {**cell, "source": re.sub(r"\]\(nbs/(\w+)\.ipynb\)", r"](lessons/\1.ipynb)", text)}
+            cell = {**cell, "source": re.sub(r"\]\(nbs/([\w/]+)\.ipynb\)", r"](lessons/\1.ipynb)", text)}
         cells.append(cell)
     return {**notebook, "cells": cells}
 
@@ -55,8 +55,9 @@ def prepare(source: Path, lessons: list) -> None:
         (source / folder).mkdir(parents=True)
     shutil.copy(Path(plotly.__file__).parent / "package_data/plotly.min.js", source / "_static")
     shutil.copy(ROOT / "docs/conf.py", source)
-    for path, target in [(ROOT / "index.ipynb", source / "start.ipynb"), *((path, source / "lessons" / path.name) for path in lessons)]:
-        script = "../" * (target.parent != source) + "_static/plotly.min.js"
+    for path, target in [(ROOT / "index.ipynb", source / "start.ipynb"), *((path, source / "lessons" / path.relative_to(ROOT / "nbs")) for path in lessons)]:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        script = "../" * (len(target.relative_to(source).parts) - 1) + "_static/plotly.min.js"
         target.write_text(json.dumps(page(json.loads(path.read_text(encoding="utf-8")), script)), encoding="utf-8")
     modules = [name for name in map(module_of, lessons) if name]
     for name in modules:
@@ -64,13 +65,13 @@ def prepare(source: Path, lessons: list) -> None:
             f"# lgermt.{name}\n\n```{{eval-rst}}\n.. automodule:: lgermt.{name}\n   :members:\n```\n", encoding="utf-8")
     tree = lambda caption, names: f"```{{toctree}}\n:caption: {caption}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n"
     (source / "index.md").write_text("# lgermt\n\nLocal and global structure-aware entropy regularized mean teacher, as lessons that run.\n\n"
-                                     + tree("Start", ["start"]) + tree("Lessons", [f"lessons/{path.stem}" for path in lessons])
+                                     + tree("Start", ["start"]) + tree("Lessons", [f"lessons/{path.relative_to(ROOT / 'nbs').with_suffix('')}" for path in lessons])
                                      + tree("API", [f"api/{name}" for name in modules]), encoding="utf-8")
 
 
 def build(out: Path, names: list) -> None:
     "Writes the site to `out`."
-    lessons = [path for path in sorted((ROOT / "nbs").glob("*.ipynb")) if not names or path.stem in names]
+    lessons = [path for path in sorted((ROOT / "nbs").rglob("*.ipynb")) if not names or path.stem in names]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"
         prepare(source, lessons)

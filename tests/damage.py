@@ -12,12 +12,12 @@ import h5py
 import numpy as np
 import torch
 
-from lgermt.batches import load_split, read_list
-from lgermt.checkpoint import load_checkpoint, restore, settings_of, take_up
-from lgermt.files import InputError
-from lgermt.learner import Learner
-from lgermt.settings import Config, resolve
-from lgermt.volumes import Volume, check_volume, read_scan, write_h5, write_on_grid
+from lgermt.data.patches import load_split, read_list
+from lgermt.training.checkpoint import load_checkpoint, restore, settings_of, take_up
+from lgermt.utils.files import InputError
+from lgermt.training.trainer import Learner
+from lgermt.training.config import Config, resolve
+from lgermt.data.io import Volume, check_volume, read_scan, write_h5, write_on_grid
 
 PATIENCE = 60  # seconds of processor time a file may take before it counts as hung
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch._dynamo  # noqa: F401  the processes below are forks of this one: what is imported here, is not imported each time
 
-import lgermt.report  # noqa: F401
+import lgermt.viz.report  # noqa: F401
 
 
 def whole(folder):

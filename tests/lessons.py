@@ -65,12 +65,12 @@ def execute(path: Path) -> None:
 def main() -> None:
     "Reads the command line."
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="e.g. 08_entropy; none: all lessons")
+    parser.add_argument("names", nargs="*", help="e.g. 01_entropy; none: all lessons")
     parser.add_argument("--stored", action="store_true", help="do not run them")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore", "The kopts argument")  # plotly asks the running server for what it has already
     kaleido.start_sync_server()
-    paths = [ROOT / "nbs" / f"{Path(name).stem}.ipynb" for name in asked.names] or sorted((ROOT / "nbs").glob("*.ipynb"))
+    paths = [path for path in sorted(ROOT.glob("nbs/**/*.ipynb")) if not asked.names or path.stem in asked.names]
     for path in paths:
         if not asked.stored:
             execute(path)

@@ -26,7 +26,7 @@ def shown_controls(path):
     return count
 
 
-NOTEBOOKS = {path: count for path in sorted(ROOT.glob("nbs/*.ipynb")) if (count := shown_controls(path))}
+NOTEBOOKS = {path: count for path in sorted(ROOT.glob("nbs/**/*.ipynb")) if (count := shown_controls(path))}
 
 
 def runnable(path):
@@ -46,8 +46,8 @@ def jupyter(tmp_path_factory):
     "One JupyterLab for all notebooks, on copies: it saves what it opens."
     root = tmp_path_factory.mktemp("notebooks")
     (root / "results").symlink_to(ROOT / "results")  # some lessons draw stored runs
-    folder = root / "nbs"
-    folder.mkdir()
+    folder = root / "nbs" / "chapter"
+    folder.mkdir(parents=True)
     for path in NOTEBOOKS:
         (folder / path.name).write_text(runnable(path), encoding="utf-8")
     with lab(folder, tmp_path_factory.mktemp("jupyter")) as address:
@@ -64,7 +64,7 @@ def browser():
 
 
 def test_the_scan_finds_notebooks():
-    assert {"03a_widgets", "03c_browser", "10b_explorers", "16a_metrics_lab"} <= {path.stem for path in NOTEBOOKS}
+    assert {"widgets", "volume_browser", "03_affinity_explorer", "03_metrics_lab"} <= {path.stem for path in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from lgermt.volumes import write_phantoms
+from lgermt.data.io import write_phantoms
 
 TINY = "--labeled 2 --patch 32 32 16 --base-channels 2 --stride 32 32 16 --log-every 2 --device cpu".split()
 
@@ -132,9 +132,9 @@ def test_evaluate_agrees_with_the_training_run(scans, finished, tmp_path):
 
 
 def test_evaluate_writes_a_table_and_scores_masks_like_a_network(scans, finished, tmp_path):
-    from lgermt.checkpoint import restore
-    from lgermt.scoring import segment
-    from lgermt.volumes import read_h5, write_mask
+    from lgermt.training.checkpoint import restore
+    from lgermt.evaluation.scoring import segment
+    from lgermt.data.io import read_h5, write_mask
 
     run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--out", tmp_path / "network.json", "--device", "cpu")
     model, config = restore(finished / "last.pt", "cpu")
@@ -151,7 +151,7 @@ def test_evaluate_writes_a_table_and_scores_masks_like_a_network(scans, finished
 
 
 def test_mistakes_with_masks(scans, finished, tmp_path):
-    from lgermt.volumes import read_h5, write_mask
+    from lgermt.data.io import read_h5, write_mask
 
     def refused(*arguments):
         (line,) = run("evaluate", "--data", scans, "--out", tmp_path / "no.json", *arguments, code=2).errors
@@ -350,8 +350,8 @@ def test_nothing_is_written_over(scans, finished):
 
 
 def test_too_little_memory_is_one_line(scans, finished, tmp_path, monkeypatch):
-    from lgermt import scoring
-    from lgermt.learner import Learner
+    from lgermt.evaluation import scoring
+    from lgermt.training.trainer import Learner
 
     def greedy(*_, **__):
         torch.empty(10**15)

@@ -10,7 +10,7 @@ import torch
 from test_commands import TINY, scans  # noqa: F401
 from test_methods import assert_same
 
-from lgermt.methods import METHODS
+from lgermt.training.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -4,10 +4,10 @@ import io
 import pytest
 import torch
 
-from lgermt.learner import Learner
-from lgermt.methods import METHODS
-from lgermt.phantom import make_phantom
-from lgermt.settings import Config, resolve
+from lgermt.training.trainer import Learner
+from lgermt.training.methods import METHODS
+from lgermt.data.phantom import make_phantom
+from lgermt.training.config import Config, resolve
 
 STEPS = 4
 every_method = pytest.mark.parametrize("method", METHODS)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted(ROOT.glob("nbs/*.ipynb")) + [ROOT / "index.ipynb"]
+NOTEBOOKS = sorted(ROOT.glob("nbs/**/*.ipynb")) + [ROOT / "index.ipynb"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_notebook(path, request):
     command = [Path(sys.executable).parent / "nbdev_test", "--path", path, "--flags", request.config.getoption("flags")]
     environment = {**os.environ, "PLOTLY_RENDERER": "plotly_mimetype", "PYTHONPATH": str(ROOT)}

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lgermt.batches import ORIENTATIONS, Patches, TwoStreamSampler, cut, draw_corner, pad_to, read_list
-from lgermt.files import InputError
-from lgermt.inference import coverage, sliding_window, window_starts
-from lgermt.volumes import Volume, read_h5, read_scan, write_h5, write_mask, write_on_grid
+from lgermt.data.patches import ORIENTATIONS, Patches, TwoStreamSampler, cut, draw_corner, pad_to, read_list
+from lgermt.utils.files import InputError
+from lgermt.evaluation.sliding_window import coverage, sliding_window, window_starts
+from lgermt.data.io import Volume, read_h5, read_scan, write_h5, write_mask, write_on_grid
 
 settings.register_profile("here", max_examples=60, deadline=None, derandomize=True, database=None,
                           suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

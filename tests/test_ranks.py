@@ -10,7 +10,7 @@ import torch
 from test_commands import TINY, scans, train, weights  # noqa: F401
 from two_ranks import one_step
 
-from lgermt.methods import METHODS
+from lgermt.training.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = ROOT / "tests" / "two_ranks.py"

@@ -26,11 +26,11 @@ def page():
 
 
 def test_the_site_shows_figures_and_asks_nothing_of_the_network(tmp_path, page):
-    subprocess.run([sys.executable, ROOT / "docs/build.py", tmp_path, "08_entropy", "14_schedules"], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run([sys.executable, ROOT / "docs/build.py", tmp_path, "01_entropy", "03_schedules"], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     for html in tmp_path.rglob("*.html"):
         assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=\"https?:", html.read_text(encoding="utf-8")), html
     assert "entropy_map" in (tmp_path / "api/losses.entropy.html").read_text(encoding="utf-8")
-    page.goto(f"file://{tmp_path}/lessons/08_entropy.html")
+    page.goto(f"file://{tmp_path}/lessons/04_structure/01_entropy.html")
     page.wait_for_selector(".js-plotly-plot .main-svg")
     assert page.locator("math").count() and page.get_by_role("link", name="Schedules").count()
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from lgermt import train
-from lgermt.learner import Learner
-from lgermt.methods import METHODS
-from lgermt.ranks import rank, together
-from lgermt.settings import Config, resolve
+from lgermt.training.trainer import Learner
+from lgermt.training.methods import METHODS
+from lgermt.training.distributed import rank, together
+from lgermt.training.config import Config, resolve
 
 TINY = Config("phantom", Path("unused"), labeled=2, iterations=20, patch=(32, 32, 16), base_channels=2, block_size=8, device="cpu", precision="fp32",
               norm="group", optimizer="sgd")  # instance norm over a bottleneck of 4 voxels amplifies rounding; SGD's first momentum is the gradient
