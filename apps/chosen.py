@@ -11,7 +11,7 @@ from lgermt.data.phantom import make_phantom
 from lgermt.training.config import Config
 from lgermt.viz.toy_run import Snapshots, snapshots
 from lgermt.train import load_data
-from lgermt.data.io import Volume
+from lgermt.data.volume import Volume
 
 SIDES = (64, 64, 48)  # of the part of a scan that the explorers show, at most
 

@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from statistics import median
-
 import numpy as np
 import tyro
 from scipy import ndimage
 from tqdm import tqdm
-
-from .training.checkpoint import write_json
-from .utils.files import InputError, write_text
-from .prepare import attempts
+from .utils.files import write_json
+from .utils.errors import InputError
+from .utils.files import write_text
+from .utils.environment import attempts
 from .viz.report import html_page, thumbnails
-from .evaluation.scoring import quiet
-from .training.config import mistakes, parse
+from .utils.cli import quiet
+from .utils.cli import mistakes, parse
 from .data.sources import Case, find_cases, read_case
-from .data.io import Volume, check_volume, read_h5
+from .data.volume import Volume, check_volume
+from .data.io import read_h5
 
 # %% ../nbs/09_your_scans/03_check.ipynb #1353eecb
 def contrast(

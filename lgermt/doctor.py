@@ -12,11 +12,11 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
-
 import torch
-
-from .training.checkpoint import cpu_name
-from .training.config import Config, mistakes, parse, pick_device, pick_precision, resolve
+from .utils.environment import cpu_name
+from .training.config import Config, resolve
+from .utils.cli import mistakes, parse
+from .utils.environment import pick_device, pick_precision
 from .models.vnet import VNet
 
 # %% ../nbs/handbook/doctor.ipynb #4ee5621d

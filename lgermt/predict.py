@@ -11,24 +11,26 @@ import dataclasses
 import math
 from pathlib import Path
 from typing import Literal
-
 import numpy as np
 import torch
 import tyro
 from scipy import ndimage
 from tqdm import tqdm
-
-from .evaluate import write_csv
-from .export import load_network
-from .utils.files import InputError, scan_id, suffix_of
+from .utils.files import write_csv
+from .training.checkpoint import load_network
+from .utils.errors import InputError
+from .utils.files import scan_id, suffix_of
 from .data.volume import grid_difference, on_grid_of, resample
 from .evaluation.sliding_window import sliding_window
-from .training.trainer import keep_freed_memory
+from .utils.environment import keep_freed_memory
 from .evaluation.metrics import METRICS, score
-from .evaluation.scoring import quiet
-from .training.config import Config, Flag, mistakes, parse, pick_device
+from .utils.cli import quiet
+from .training.config import Config
+from .utils.cli import Flag, mistakes, parse
+from .utils.environment import pick_device
 from .data.surface import surface, write_stl
-from .data.io import SITK_SUFFIXES, Volume, binary_label, check_volume, normalize, read_scan, write_mask, write_on_grid
+from .data.io import SITK_SUFFIXES, read_scan, write_mask, write_on_grid
+from .data.volume import Volume, binary_label, check_volume, normalize
 
 # %% ../nbs/09_your_scans/04_predict.ipynb #98b10c8a
 def read_for_prediction(

@@ -4,33 +4,30 @@
 
 # %% auto #0
 __all__ = ['NORMALIZATION', 'SHAPING', 'published_box', 'draw_margins', 'read_boxes', 'cut_out', 'prepare_case', 'attempt',
-           'attempts', 'Preparation', 'claim', 'prepare', 'main']
+           'Preparation', 'claim', 'prepare', 'main']
 
 # %% ../nbs/09_your_scans/02_prepare.ipynb #32b5f48b
-import itertools
 import json
-import os
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
-
 import numpy as np
 import tyro
 from tqdm import tqdm
-
-from .training.checkpoint import write_json
-from .utils.files import InputError, write_text
-from .data.volume import crop, preparation_of, resample
+from .utils.files import write_json
+from .utils.errors import InputError
+from .utils.files import write_text
+from .data.volume import crop, resample
+from .data.datasets import preparation_of
 from .data.datasets import divide
-from .evaluation.scoring import quiet
-from .training.config import Flag, mistakes, parse
+from .utils.cli import quiet
+from .utils.cli import Flag, mistakes, parse
 from .data.sources import Case, find_cases, read_case, table_rows
-from .data.io import Volume, normalize, write_h5
+from .data.volume import Volume, normalize
+from .data.io import write_h5
+from .utils.environment import attempts
 
 # %% ../nbs/09_your_scans/02_prepare.ipynb #6198f537
 def published_box(
@@ -120,24 +117,6 @@ def attempt(
         return case.id, prepare_case(case, settings, box), ""
     except InputError as error:
         return case.id, [], f"{case.id}: {str(error).removeprefix(f'{case.id}: ')}"
-
-
-def attempts(
-    function: Callable,  # of a module, so that another process finds it
-    jobs: list[tuple],   # its arguments
-    workers: int,        # processes; 0: one a core; 1: this one
-) -> Iterator:           # what it returns, in the order of the jobs
-    "All scans, several at a time."
-    workers = min(workers or os.cpu_count(), len(jobs))
-    if workers < 2:
-        yield from itertools.starmap(function, jobs)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        try:
-            yield from pool.map(function, *zip(*jobs))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 # %% ../nbs/09_your_scans/02_prepare.ipynb #356d044c
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ import h5py
 import numpy as np
 import torch
 
-from lgermt.data.patches import load_split, read_list
-from lgermt.training.checkpoint import load_checkpoint, restore, settings_of, take_up
-from lgermt.utils.files import InputError
+from lgermt.data.datasets import load_split, read_list
+from lgermt.training.checkpoint import load_checkpoint, restore, take_up
+from lgermt.training.config import settings_of
+from lgermt.utils.errors import InputError
 from lgermt.training.trainer import Learner
 from lgermt.training.config import Config, resolve
-from lgermt.data.io import Volume, check_volume, read_scan, write_h5, write_on_grid
+from lgermt.data.volume import Volume, check_volume
+from lgermt.data.io import read_scan, write_h5, write_on_grid
 
 PATIENCE = 60  # seconds of processor time a file may take before it counts as hung
 

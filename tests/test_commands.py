@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from lgermt.data.io import write_phantoms
+from lgermt.data.datasets import write_phantoms
 
 TINY = "--labeled 2 --patch 32 32 16 --base-channels 2 --stride 32 32 16 --log-every 2 --device cpu".split()
 

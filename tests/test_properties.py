@@ -10,10 +10,12 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lgermt.data.patches import ORIENTATIONS, Patches, TwoStreamSampler, cut, draw_corner, pad_to, read_list
-from lgermt.utils.files import InputError
+from lgermt.data.patches import ORIENTATIONS, Patches, TwoStreamSampler, cut, draw_corner, pad_to
+from lgermt.data.datasets import read_list
+from lgermt.utils.errors import InputError
 from lgermt.evaluation.sliding_window import coverage, sliding_window, window_starts
-from lgermt.data.io import Volume, read_h5, read_scan, write_h5, write_mask, write_on_grid
+from lgermt.data.volume import Volume
+from lgermt.data.io import read_h5, read_scan, write_h5, write_mask, write_on_grid
 
 settings.register_profile("here", max_examples=60, deadline=None, derandomize=True, database=None,
                           suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

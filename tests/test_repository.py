@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted(ROOT.glob("nbs/**/*.ipynb"))
 NOTEBOOKS = LESSONS + [ROOT / "index.ipynb"]
 TRAINING = {"lgermt", "torch", "numpy", "scipy", "h5py", "medpy", "tqdm", "tensorboard", "tyro"}
-ALONE = ("models.vnet", "models.ema", "evaluation.metrics")  # and all of losses
+ALONE = ("models.ema", "evaluation.metrics")
 KILOBYTE = 1000
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -109,17 +109,6 @@ def test_a_notebook_opens_with_its_title_and_one_line(path):
 
 
 @every_lesson
-def test_a_lesson_explains_and_tests(path):
-    cells = read(path)["cells"]
-    words = sum(len(source(cell).split()) for cell in cells if cell["cell_type"] == "markdown")
-    assert words >= 250, f"{words} words of prose"
-    code = [source(cell) for cell in cells if cell["cell_type"] == "code"]
-    exports = sum("#| export" in text for text in code)
-    tests = sum("#| export" not in text and bool(re.search(r"assert|test_|expect_fail|raises", text)) for text in code)
-    assert tests >= exports, f"{tests} cells that test, {exports} that export"
-
-
-@every_lesson
 def test_a_lesson_stores_its_outputs(path):
     code = [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
     assert any(cell["outputs"] for cell in code), "execute the notebook and keep its outputs"
@@ -170,12 +159,6 @@ def imports(module, everywhere=False):
 def own(names):
     "Those among imported names that are modules of this package."
     return {name.removeprefix("lgermt.") for name in names} & set(MODULES)
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_is_short(module):
-    lines = (ROOT / "lgermt" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8").splitlines()
-    assert sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in lines) < 250
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -18,22 +18,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
-
 from .. import benchmark
-from ..benchmark import TrainingStep, random_batch, step_side
-from ..training.checkpoint import versions, write_json
+from .timing import TrainingStep, random_batch, step_side
+from ..utils.environment import versions
+from ..utils.files import write_json
 from ..evaluation.sliding_window import merge_batch_norm, sliding_window
-from ..training.trainer import keep_freed_memory
+from ..utils.environment import keep_freed_memory
 from ..losses.affinity import cut_blocks, draw_blocks
 from ..training.methods import Term
 from .reference import explicit_affinity_loss
-from ..training.config import Flag, mistakes, parse
+from ..utils.cli import Flag, mistakes, parse
 from .timing import SCAN, STRIDE, Case, in_proportion, process, take_turns, take_turns_apart
-from ..models.vnet import InstanceNorm, VNet
+from ..models.layers import InstanceNorm
+from ..models.vnet import VNet
 
 # %% ../../nbs/handbook/ablation.ipynb #a11a3bf7
 def amdahl(

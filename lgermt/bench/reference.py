@@ -7,14 +7,12 @@ __all__ = ['explicit_affinity_loss', 'PlainStep', 'window_by_window', 'patch_fro
 
 # %% ../../nbs/handbook/reference.ipynb #9182c554
 from itertools import product
-
 import h5py
 import numpy as np
 import torch
 from medpy.metric import binary
 from torch import Tensor
 from torch.nn import functional as F
-
 from ..data.patches import draw_corner
 from ..models.ema import make_teacher, update_teacher, warmup_decay
 from ..evaluation.sliding_window import window_starts

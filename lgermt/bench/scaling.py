@@ -11,16 +11,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
 import numpy as np
 import torch
-
-from ..benchmark import TrainingStep, random_batch
-from ..training.checkpoint import versions, write_json
-from ..utils.files import InputError
+from .timing import TrainingStep, random_batch
+from ..utils.environment import versions
+from ..utils.files import write_json
+from ..utils.errors import InputError
 from ..losses.affinity import affinity_loss
 from .reference import explicit_affinity_loss
-from ..training.config import mistakes, parse
+from ..utils.cli import mistakes, parse
 from .timing import high_water, median_seconds, process
 from ..models.vnet import check_sides
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SCAN', 'PATCH', 'STRIDE', 'FIELD', 'Case', 'seconds_of', 'alternate', 'take_turns', 'process', 'one_turn',
            'take_turns_apart', 'high_water', 'median_seconds', 'in_proportion', 'local_loss_side', 'window_side',
-           'disk_side', 'metrics_side']
+           'disk_side', 'metrics_side', 'TrainingStep', 'random_batch', 'step_side', 'compiled_step_side',
+           'whole_patch_side', 'passes_side', 'peak', 'peak_memory', 'operations', 'floor_of', 'step_cost']
 
 # %% ../../nbs/handbook/timing.ipynb #aea7f9f7
 import tempfile
@@ -18,20 +19,32 @@ from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-
 import numpy as np
 import torch
-
 from ..data.patches import Patches, TwoStreamSampler
 from ..evaluation.sliding_window import sliding_window
-from ..training.trainer import keep_freed_memory
+from ..utils.environment import keep_freed_memory
 from ..losses.affinity import affinity_loss
 from ..evaluation.metrics import score
 from ..data.phantom import make_phantom
 from .reference import batch_from_disk, explicit_affinity_loss, metrics_one_by_one, window_by_window
-from ..training.config import PRESETS, pick_device
+from ..training.config import PRESETS
+from ..utils.environment import pick_device
 from ..models.vnet import VNet
-from ..data.io import Volume, write_h5
+from ..data.volume import Volume
+from ..data.io import write_h5
+from ..training.config import Config
+from torch.utils.flop_counter import FlopCounterMode
+from ..training.trainer import Learner
+from ..training.methods import METHODS
+from ..training.seeding import Perturbation
+from .reference import PlainStep
+from torch import Tensor
+from ..losses.affinity import local_structure_loss
+from torch import nn
+from ..utils.environment import pick_precision
+from ..training.config import resolve
+from ..losses.uncertainty import stochastic_mean
 
 # %% ../../nbs/handbook/timing.ipynb #c4ce66b6
 @dataclass(frozen=True)
@@ -216,3 +229,148 @@ def metrics_side(
     reference[tuple(slice((n - c) // 2, (n - c) // 2 + c) for n, c in zip(whole, crop))] = make_phantom(0, crop)[1]
     prediction = np.roll(reference, (3, 2, 1), (0, 1, 2))
     return partial(score if ours else metrics_one_by_one, prediction, reference)
+
+# %% ../../nbs/handbook/timing.ipynb #d9664e64
+class TrainingStep:
+    "The step the training loop runs, for anyone to time. Raises `InputError` for settings that cannot work."
+
+    def __init__(
+        self,
+        method: str = "lg-er-mt",       # a row of METHODS
+        patch: tuple = (112, 112, 80),  # X, Y, Z, multiples of 16
+        base_channels: int = 16,        # width of V-Net
+        device: str = "auto",           # auto, cpu, cuda, ...
+        precision: str = "auto",        # auto, fp32 or bf16
+        **options,                      # further fields of Config
+    ):
+        keep_freed_memory()
+        nowhere = Path("none")
+        config = Config(data="none", out=nowhere, method=method, patch=tuple(patch), base_channels=base_channels, device=str(device), precision=precision, **options)
+        self.learner, self.iteration = Learner(resolve(config)), 0
+
+    def __call__(
+        self,
+        images: Tensor,  # (4, 1, X, Y, Z) float32, the annotated first
+        labels: Tensor,  # (2, X, Y, Z) int64
+    ) -> dict:           # "loss" and the method's terms, 0-d tensors on the device
+        "Student, losses, gradients, optimiser, teacher. Nothing waits for the device."
+        device = self.learner.device
+        losses = self.learner.step(images.to(device), labels.to(device), self.iteration)
+        self.iteration += 1
+        return losses
+
+
+def random_batch(
+    patch: tuple,         # X, Y, Z
+    device: str = "cpu",
+    batch_size: int = 4,  # patches, half of them annotated
+) -> tuple[Tensor, Tensor]:  # images (B, 1, X, Y, Z), labels (B/2, X, Y, Z)
+    "Noise to time with, and a box as annotation; the same every time."
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch_size, 1, *patch, generator=generator)
+    labels = torch.zeros(batch_size // 2, *patch, dtype=torch.long)
+    labels[(slice(None), *(slice(side // 4, 3 * side // 4) for side in patch))] = 1
+    return images.to(device), labels.to(device)
+
+# %% ../../nbs/handbook/timing.ipynb #aae98744
+def step_side(
+    case: Case,
+    ours: bool,
+    **options,  # further fields of Config, for our side
+) -> Callable:
+    "One LG-ER-MT iteration: the published recipe against the loop's step."
+    device = pick_device(case.device)
+    step = TrainingStep("lg-er-mt", case.patch, case.base_channels, device, case.precision, **options) if ours else PlainStep(case.patch, case.base_channels, device)
+    return partial(step, *random_batch(case.patch, device))
+
+
+def compiled_step_side(case: Case, ours: bool) -> Callable:
+    "The same with our networks compiled."
+    return step_side(case, ours, compile=True)
+
+
+def whole_patch_side(case: Case, ours: bool) -> Callable:
+    "One student forward pass; ours is the local loss with the whole patch as one block, forward and backward: how often it fits in."
+    learner = TrainingStep("lg-er-mt", case.patch, case.base_channels, case.device, case.precision).learner
+    if not ours:
+        return partial(learner.forward, learner.student, random_batch(case.patch, learner.device)[0])
+    logits, p_t = (torch.randn(4, 2, *case.patch, generator=torch.Generator().manual_seed(n)).to(learner.device) for n in range(2))
+    logits, p_t = logits.requires_grad_(), p_t.softmax(1)
+    return lambda: torch.autograd.grad(local_structure_loss(logits.softmax(1), p_t, size=None), logits)
+
+
+def passes_side(
+    case: Case,
+    ours: bool,
+    passes: int = 8,
+    **options,  # further fields of Config
+) -> Callable:
+    "The mean of UA-MT's eight answers: a loop of single passes against the step's way."
+    learner = TrainingStep("ua-mt", case.patch, case.base_channels, case.device, case.precision, **options).learner
+    images, perturb = random_batch(case.patch, learner.device)[0][2:], Perturbation(learner.config.noise, (0, 0))
+    if ours:
+        return lambda: stochastic_mean(learner.teach, images, perturb, passes)
+    return lambda: sum(learner.teach(perturb(images)) for _ in range(passes)) / passes
+
+# %% ../../nbs/handbook/timing.ipynb #d14290af
+def peak(
+    device: torch.device | str,  # auto, cpu, cuda, ...
+) -> float:                      # MB
+    "Highest memory of this process so far: PyTorch's own count on a GPU, the system's elsewhere."
+    device = pick_device(device)
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else high_water()
+
+
+def peak_memory(
+    ours: bool,          # or the published recipe
+    patch: tuple,
+    base_channels: int,
+    precision: str = "auto",
+) -> float:              # MB above what the libraries take
+    "Highest memory of two iterations in a process of their own, on the CPU."
+    with process() as ask:
+        before = ask(high_water)
+        for _ in range(2):
+            ask(one_turn, step_side, Case(patch, base_channels, "cpu", precision), ours)
+        return ask(high_water) - before
+
+# %% ../../nbs/handbook/timing.ipynb #3b4318df
+def operations(
+    function: Callable,  # no arguments
+) -> int:
+    "Additions and multiplications of a call, in convolutions and matrix products, backward pass included."
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def floor_of(
+    make: Callable,   # (case, ours) -> side
+    case: Case,
+    precision: str,   # in which the side computes: auto, fp32 or bf16
+) -> float:           # seconds
+    "What a call of our side takes at the speed of a wide convolution."
+    device = pick_device(case.device)
+    dtype = pick_precision(precision, device)
+    wide = nn.Conv3d(16 * case.base_channels, 16 * case.base_channels, 3, padding=1).to(device, memory_format=torch.channels_last_3d)
+    images = torch.ones(4, wide.in_channels, *(side // 4 for side in case.patch), device=device).to(memory_format=torch.channels_last_3d)
+    with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        speed = operations(lambda: wide(images)) / median_seconds(lambda: wide(images))
+    return operations(make(case, True)) / speed
+
+# %% ../../nbs/handbook/timing.ipynb #4b8d4070
+def step_cost(
+    method: str,                    # a row of METHODS
+    patch: tuple = (112, 112, 80),  # X, Y, Z, multiples of 16
+    base_channels: int = 16,        # width of V-Net
+    device: str = "auto",           # auto, cpu, cuda, ...
+) -> dict:                          # seconds; megabytes above what was taken before; operations
+    "What a step of a method costs: the median of three, after one that is not counted."
+    before, step = peak(device), TrainingStep(method, patch, base_channels, device)
+    config, device = step.learner.config, step.learner.device
+    annotated = METHODS[method].annotated(config.batch_size, config.labeled_batch_size)
+    images, labels = random_batch(patch, device, config.batch_size)
+    step.iteration = config.iterations // 2
+    call = partial(step, images, labels[:1].repeat(annotated, 1, 1, 1))
+    seconds = median_seconds(call)
+    return {"seconds": seconds, "megabytes": peak(device) - before, "operations": operations(call)}

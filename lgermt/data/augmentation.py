@@ -6,10 +6,12 @@
 __all__ = ['EACH', 'change_gamma', 'apply_bias_field', 'blur', 'draw_uniform', 'change_intensity', 'rotation', 'resample',
            'deform']
 
+# %% ../../nbs/08_beyond/01_augmentation.ipynb #1cbff2a5
+import torch
+
 # %% ../../nbs/08_beyond/01_augmentation.ipynb #c6c2229d
 import math
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 

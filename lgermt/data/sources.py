@@ -11,12 +11,12 @@ import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-
 import numpy as np
-
-from ..utils.files import InputError, scan_id
+from ..utils.errors import InputError
+from ..utils.files import scan_id
 from .volume import grid_difference
-from .io import Volume, binary_label, check_volume, read_scan
+from .volume import Volume, binary_label, check_volume
+from .io import read_scan
 
 # %% ../../nbs/handbook/sources.ipynb #b7ca8b31
 @dataclass(frozen=True)

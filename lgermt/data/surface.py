@@ -7,12 +7,11 @@ __all__ = ['FACET', 'surface', 'enclosed', 'write_stl']
 
 # %% ../../nbs/handbook/surface.ipynb #1dc0f512
 from pathlib import Path
-
 import numpy as np
-
-from ..utils.files import InputError, whole_file
+from ..utils.errors import InputError
+from ..utils.files import whole_file
 from .volume import UPRIGHT
-from .io import Volume
+from .volume import Volume
 
 # %% ../../nbs/handbook/surface.ipynb #7d57c7f2
 def surface(

@@ -7,7 +7,6 @@ __all__ = ['METRICS', 'crop_to_union', 'dice', 'jaccard', 'surface', 'surface_di
 
 # %% ../../nbs/06_results/02_metrics.ipynb #280d3d6e
 import math
-
 import numpy as np
 from medpy.metric import binary
 from scipy.ndimage import binary_erosion, distance_transform_edt

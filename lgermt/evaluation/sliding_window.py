@@ -7,15 +7,13 @@ __all__ = ['window_starts', 'coverage', 'evaluating', 'merge_batch_norm', 'slidi
 
 # %% ../../nbs/06_results/01_sliding_window.ipynb #05c36980
 import itertools
-import math
 from contextlib import contextmanager
 from copy import deepcopy
-
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-
 from ..data.patches import pad_to
+import math
+import torch
 
 # %% ../../nbs/06_results/01_sliding_window.ipynb #d1c0006a
 def window_starts(

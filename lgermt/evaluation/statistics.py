@@ -4,20 +4,15 @@
 
 # %% auto #0
 __all__ = ['REFERENCE', 'PRINTED', 'HEADINGS', 'AXES', 'ABLATIONS', 'paired_test', 'read_results', 'per_case', 'summarize_runs',
-           'cells_of', 'protocol', 'markdown_table', 'latex_table', 'ablation_figure', 'cases_figure', 'write_summary',
-           'figures_page']
+           'cells_of', 'protocol', 'markdown_table', 'latex_table']
 
 # %% ../../nbs/handbook/statistics.ipynb #0b04939d
 import json
 from pathlib import Path
-
 import numpy as np
 from scipy.stats import rankdata, wilcoxon
-
-from ..training.checkpoint import write_json
 from ..training.methods import METHODS
 from .metrics import METRICS
-from ..utils.files import write_text
 
 # %% ../../nbs/handbook/statistics.ipynb #e31ade75
 REFERENCE = "lg-er-mt"
@@ -136,59 +131,3 @@ def latex_table(
 
 # %% ../../nbs/handbook/statistics.ipynb #6c7c7284
 ABLATIONS = ("er-mt", "l-er-mt", "g-er-mt", "lg-er-mt")
-
-
-def ablation_figure(
-    rows: list[dict],      # of `summarize_runs`, one annotation count
-    metric: str = "dice",
-):                         # a plotly figure
-    "The paper's Fig. 4: ER-MT with the local term, the global term, both; whiskers are the standard deviation over seeds."
-    from lgermt.viz.figures import bar_figure
-    scale, title = AXES[metric]
-    rows = [row for row in rows if row["method"] in ABLATIONS]
-    means, spreads = ({METHODS[row["method"]].title: scale * (row[key][metric] or 0) for row in rows} for key in ("mean", "std"))
-    window = (max(0, int(min(means.values())) - 5), int(max(means.values())) + 6) if scale == 100 else None  # whole percents
-    return bar_figure({"mean over seeds": means}, {"mean over seeds": spreads}, title, window)
-
-
-def cases_figure(
-    rows: list[dict],      # of `summarize_runs`, one annotation count
-    metric: str = "dice",
-):                         # a plotly figure
-    "Every scan's score, seeds averaged, one box a method."
-    from lgermt.viz.figures import box_figure
-    scale, title = AXES[metric]
-    shared = [i for i in rows[0]["cases"][metric] if all(i in row["cases"][metric] for row in rows)]
-    return box_figure({METHODS[row["method"]].title: scale * np.array([row["cases"][metric][i] for i in shared]) for row in rows}, title, shared)
-
-# %% ../../nbs/handbook/statistics.ipynb #040c811a
-def write_summary(
-    folder: Path,  # results of a comparison
-) -> str:          # the Markdown table
-    "Writes summary.json, table.md, table.tex and, where plotly is installed, figures.html of all runs in the folder."
-    results = read_results(folder)
-    rows = summarize_runs(results)
-    write_json(folder / "summary.json", {"protocol": protocol(results), "rows": rows})
-    texts = {"table.md": markdown_table(results), "table.tex": latex_table(results)}
-    try:
-        texts["figures.html"] = figures_page(rows)
-    except ImportError:
-        pass  # the numbers are what counts; lgermt.train says how to install plotly
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    return texts["table.md"]
-
-
-def figures_page(
-    rows: list[dict],  # of `summarize_runs`
-) -> str:              # a page that loads nothing
-    "Bars of Fig. 4 and boxes of the scans for each annotation count."
-    from plotly.offline import get_plotlyjs
-    from lgermt.viz.report import STYLE, figure_html
-    parts = []
-    for labeled in sorted({row["scans"]["annotated"] for row in rows}):
-        chosen = [row for row in rows if row["scans"]["annotated"] == labeled]
-        parts.append(f"<h2>{labeled} annotated scans: every scan</h2>{figure_html(cases_figure(chosen))}")
-        if any(row["method"] in ABLATIONS for row in chosen):
-            parts += [f"<h2>{labeled} annotated scans: the paper's Fig. 4, {metric}</h2>{figure_html(ablation_figure(chosen, metric))}" for metric in METRICS]
-    return f"<!doctype html><meta charset=utf-8><title>Comparison</title><style>{STYLE}</style><script>{get_plotlyjs()}</script>{''.join(parts)}"

@@ -7,10 +7,10 @@ __all__ = ['ConfidenceNetwork', 'confidence_loss', 'one_hot_map', 'adversarial_l
            'lend_certainty']
 
 # %% ../../nbs/07_rivals/03_adversarial.ipynb #df539397
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+import torch
 
 # %% ../../nbs/07_rivals/03_adversarial.ipynb #db208247
 class ConfidenceNetwork(nn.Module):

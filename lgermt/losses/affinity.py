@@ -6,11 +6,10 @@
 __all__ = ['unit_vectors', 'gram', 'affinity_map', 'affinity_loss', 'draw_blocks', 'cut_blocks', 'local_structure_loss']
 
 # %% ../../nbs/04_structure/02_affinity.ipynb #31dcdd40
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+import math
 
 # %% ../../nbs/04_structure/02_affinity.ipynb #944b391f
 def unit_vectors(

@@ -6,10 +6,9 @@
 __all__ = ['entropy_map', 'entropy_loss']
 
 # %% ../../nbs/04_structure/01_entropy.ipynb #0ccb2575
-import math
-
-import torch
 from torch import Tensor
+import math
+import torch
 
 # %% ../../nbs/04_structure/01_entropy.ipynb #8cf3178c
 def entropy_map(

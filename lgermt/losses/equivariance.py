@@ -6,9 +6,9 @@
 __all__ = ['turn', 'turn_back', 'draw_turn', 'equivariance_loss']
 
 # %% ../../nbs/07_rivals/02_equivariance.ipynb #6f9291c7
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+import torch
 
 # %% ../../nbs/07_rivals/02_equivariance.ipynb #904969f2
 def turn(

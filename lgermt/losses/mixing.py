@@ -7,10 +7,10 @@ __all__ = ['PRACTICE', 'draw_box', 'paste', 'largest_component', 'pseudo_labels'
            'pasted', 'copy_paste_loss', 'confidence_gate', 'cut_and_mix', 'gated_loss']
 
 # %% ../../nbs/08_beyond/02_mixing.ipynb #1efa0a3d
-import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
+import torch
 
 # %% ../../nbs/08_beyond/02_mixing.ipynb #eeeba542
 def draw_box(

@@ -6,8 +6,8 @@
 __all__ = ['self_information', 'global_structure_loss']
 
 # %% ../../nbs/04_structure/04_self_information.ipynb #63747a05
-import torch
 from torch import Tensor
+import torch
 
 # %% ../../nbs/04_structure/04_self_information.ipynb #85f00357
 def self_information(

@@ -8,7 +8,6 @@ __all__ = ['stochastic_mean', 'uncertainty_map', 'uncertainty_threshold', 'maske
 # %% ../../nbs/07_rivals/01_uncertainty.ipynb #20bef7d0
 import math
 from collections.abc import Callable
-
 from torch import Tensor
 
 # %% ../../nbs/07_rivals/01_uncertainty.ipynb #3c0dd96e

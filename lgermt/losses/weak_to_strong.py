@@ -6,7 +6,6 @@
 __all__ = ['soft_label_loss', 'guided_loss']
 
 # %% ../../nbs/08_beyond/03_weak_to_strong.ipynb #81f3b94d
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 

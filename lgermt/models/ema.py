@@ -7,7 +7,6 @@ __all__ = ['warmup_decay', 'make_teacher', 'update_teacher']
 
 # %% ../../nbs/03_mean_teacher/01_ema.ipynb #0d018be7
 from copy import deepcopy
-
 import torch
 from torch import nn
 

@@ -15,12 +15,10 @@ import signal
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-
-from ..utils.files import InputError
+from ..utils.errors import InputError
 
 # %% ../../nbs/handbook/distributed.ipynb #3d1a4ab0
 def world_size() -> int:  # number of processes that train together

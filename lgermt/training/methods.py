@@ -13,20 +13,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
-
-import torch
 from torch import Tensor
-
 from ..losses.weak_to_strong import guided_loss
-from ..losses.affinity import local_structure_loss
 from ..losses.adversarial import ConfidenceNetwork, adversarial_loss, confidence_loss, confidence_map, lend_certainty, one_hot_map, pseudo_label_loss
-from ..losses.consistency import dice_consistency, mse_consistency
-from ..losses.entropy import entropy_loss
+from ..losses.consistency import dice_consistency
 from ..losses.equivariance import draw_turn, equivariance_loss, turn
-from ..losses.self_information import global_structure_loss
-from ..losses.supervised import cross_entropy_loss, supervised_loss
+from ..losses.supervised import cross_entropy_loss
 from ..losses.uncertainty import masked_mse_consistency, stochastic_mean, uncertainty_map, uncertainty_threshold
 from ..losses.mixing import copy_paste, copy_paste_loss, cut_and_mix, gated_loss, paste_first, pasted
+from ..losses.entropy import entropy_loss
+from ..losses.self_information import global_structure_loss
+from ..losses.affinity import local_structure_loss
+from ..losses.consistency import mse_consistency
+from ..losses.supervised import supervised_loss
+import torch
 
 # %% ../../nbs/05_training/01_methods.ipynb #819f63c8
 @dataclass

@@ -9,17 +9,15 @@ __all__ = ['tiles', 'block_of', 'percent', 'matrix_of', 'row_of', 'block_losses'
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #16165071
 from functools import partial
 from itertools import product
-
 import numpy as np
 import plotly.graph_objects as go
 import torch
 from ipywidgets import IntSlider, SelectionSlider, ToggleButtons, VBox
 from plotly.subplots import make_subplots
 from torch import Tensor
-
 from .figures import COLORS, finish_figure, outline, to_uint8
 from ..losses.affinity import affinity_loss, affinity_map, cut_blocks, unit_vectors
-from .toy_run import Snapshots, snapshots
+from .toy_run import Snapshots
 from .widgets import explore, on_click
 
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #24a967ea

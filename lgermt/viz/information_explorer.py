@@ -7,14 +7,12 @@ __all__ = ['information_maps', 'border_distance', 'entropy_by_distance', 'self_i
 
 # %% ../../nbs/04_structure/05_information_explorer.ipynb #a1d3e9c0
 from functools import partial
-
 import numpy as np
 import plotly.graph_objects as go
 from ipywidgets import IntSlider, SelectionSlider, VBox
 from plotly.subplots import make_subplots
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
-
 from .affinity_explorer import add_map, bar, percent
 from .figures import COLORS, finish_figure, outline
 from ..losses.entropy import entropy_map

@@ -9,19 +9,17 @@ __all__ = ['live_figure', 'LiveView', 'train_live']
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-
 import numpy as np
 import plotly.graph_objects as go
 from ipywidgets import HTML, Button
 from plotly.subplots import make_subplots
-
 from .figures import COLORS, colors_for, outline, to_uint8
 from ..training.trainer import Learner
 from ..evaluation.metrics import dice
 from ..evaluation.scoring import segment
 from ..training.config import Config, resolve
 from ..train import load_data, run
-from ..data.io import Volume
+from ..data.volume import Volume
 from .widgets import Note, move, on_page, together
 
 # %% ../../nbs/05_training/05_live_view.ipynb #4e79577e

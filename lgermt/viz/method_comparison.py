@@ -10,7 +10,6 @@ import numpy as np
 import plotly.graph_objects as go
 from ipywidgets import IntSlider, VBox
 from plotly.subplots import make_subplots
-
 from .figures import COLORS, axis_scale, draw_plane, finish_figure, grey_window, surface_figure
 from ..evaluation.metrics import dice
 from .widgets import explore

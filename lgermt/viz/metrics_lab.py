@@ -11,7 +11,6 @@ import plotly.graph_objects as go
 from ipywidgets import Dropdown, IntSlider, VBox
 from plotly.subplots import make_subplots
 from scipy.ndimage import distance_transform_edt, label as components, map_coordinates, shift as moved
-
 from .figures import COLORS, axis_scale, draw_plane, finish_figure, grey_window, mesh
 from ..evaluation.metrics import crop_to_union, dice, jaccard, surface, surface_distances
 from .widgets import explore

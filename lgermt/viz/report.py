@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'NOT_LOSSES', 'STYLE', 'EXPLANATION', 'metrics_table', 'log_columns', 'report_curves', 'stress_total',
            'html_page', 'figure_html', 'case_figures', 'report_html', 'training_report', 'thumbnail', 'thumbnails',
-           'cases_html']
+           'cases_html', 'ablation_figure', 'cases_figure', 'figures_page']
 
 # %% ../../nbs/handbook/report.ipynb #2cd929fa
 import base64
@@ -18,6 +18,9 @@ from plotly.offline import get_plotlyjs
 from scipy.ndimage import binary_erosion
 from .figures import COLORS, curve_figure, grey_window, slice_figure, surface_figure, to_uint8
 from ..utils.files import write_text
+from ..evaluation.statistics import ABLATIONS
+from ..evaluation.statistics import AXES
+from ..training.methods import METHODS
 
 # %% ../../nbs/handbook/report.ipynb #f763bbeb
 METRICS = {"dice": ("Dice (%)", 100), "jaccard": ("Jaccard (%)", 100), "asd": ("ASD", 1), "hd95": ("95HD", 1)}
@@ -203,3 +206,42 @@ def cases_html(
         cards.append(f"<h2>{escape(str(cases[n]['id']))}</h2><p>{escape(', '.join(numbers))}</p>{images}")
     intro = f"<h1>{escape(title)}</h1><p>The worst Dice first. Planes across z, y and x through the middle of the annotation; annotation blue, prediction orange. ASD and 95HD in voxels unless it says mm.</p>"
     return html_page(title, f"{intro}<div class=scroll>{metrics_table(cases)}</div>{''.join(cards)}")
+
+# %% ../../nbs/handbook/report.ipynb #fde37bbd
+def ablation_figure(
+    rows: list[dict],      # of `summarize_runs`, one annotation count
+    metric: str = "dice",
+):                         # a plotly figure
+    "The paper's Fig. 4: ER-MT with the local term, the global term, both; whiskers are the standard deviation over seeds."
+    from lgermt.viz.figures import bar_figure
+    scale, title = AXES[metric]
+    rows = [row for row in rows if row["method"] in ABLATIONS]
+    means, spreads = ({METHODS[row["method"]].title: scale * (row[key][metric] or 0) for row in rows} for key in ("mean", "std"))
+    window = (max(0, int(min(means.values())) - 5), int(max(means.values())) + 6) if scale == 100 else None  # whole percents
+    return bar_figure({"mean over seeds": means}, {"mean over seeds": spreads}, title, window)
+
+
+def cases_figure(
+    rows: list[dict],      # of `summarize_runs`, one annotation count
+    metric: str = "dice",
+):                         # a plotly figure
+    "Every scan's score, seeds averaged, one box a method."
+    from lgermt.viz.figures import box_figure
+    scale, title = AXES[metric]
+    shared = [i for i in rows[0]["cases"][metric] if all(i in row["cases"][metric] for row in rows)]
+    return box_figure({METHODS[row["method"]].title: scale * np.array([row["cases"][metric][i] for i in shared]) for row in rows}, title, shared)
+
+# %% ../../nbs/handbook/report.ipynb #4755f944
+def figures_page(
+    rows: list[dict],  # of `summarize_runs`
+) -> str:              # a page that loads nothing
+    "Bars of Fig. 4 and boxes of the scans for each annotation count."
+    from plotly.offline import get_plotlyjs
+    from lgermt.viz.report import STYLE, figure_html
+    parts = []
+    for labeled in sorted({row["scans"]["annotated"] for row in rows}):
+        chosen = [row for row in rows if row["scans"]["annotated"] == labeled]
+        parts.append(f"<h2>{labeled} annotated scans: every scan</h2>{figure_html(cases_figure(chosen))}")
+        if any(row["method"] in ABLATIONS for row in chosen):
+            parts += [f"<h2>{labeled} annotated scans: the paper's Fig. 4, {metric}</h2>{figure_html(ablation_figure(chosen, metric))}" for metric in METRICS]
+    return f"<!doctype html><meta charset=utf-8><title>Comparison</title><style>{STYLE}</style><script>{get_plotlyjs()}</script>{''.join(parts)}"

@@ -8,11 +8,9 @@ __all__ = ['Snapshots', 'scans', 'paper_loss', 'snapshots']
 # %% ../../nbs/handbook/toy_run.ipynb #c09507a9
 from dataclasses import dataclass
 from functools import cache
-
 import numpy as np
 import torch
 from torch import Tensor
-
 from ..models.ema import make_teacher, update_teacher, warmup_decay
 from ..losses.affinity import local_structure_loss
 from ..losses.consistency import mse_consistency

@@ -10,7 +10,6 @@ import numpy as np
 import plotly.graph_objects as go
 from ipywidgets import Dropdown, FloatSlider, IntSlider, VBox
 from plotly.subplots import make_subplots
-
 from .figures import COLORS, axis_scale, draw_crosshair, draw_plane, finish_figure, grey_window, named_masks, plane, surface_figure
 from .widgets import explore, on_click
 

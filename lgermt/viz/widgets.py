@@ -7,7 +7,6 @@ __all__ = ['move', 'Note', 'on_page', 'together', 'explore', 'on_click']
 
 # %% ../../nbs/handbook/widgets.ipynb #9e387c3b
 from collections.abc import Callable, Iterable
-
 import anywidget
 import plotly.graph_objects as go
 import traitlets
