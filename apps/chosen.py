@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lgermt.training.checkpoint import restore
+from lgermt.training.checkpoint import load_model
 from lgermt.evaluation.sliding_window import sliding_window
 from lgermt.data.phantom import make_phantom
-from lgermt.training.config import Config
-from lgermt.viz.toy_run import Snapshots, snapshots
-from lgermt.train import load_data
+from lgermt.training.config import TrainConfig
+from lgermt.viz.toy_run import ToyRun, train_toy_run
+from lgermt.train import load_volumes
 from lgermt.data.volume import Volume
 
 SIDES = (64, 64, 48)  # of the part of a scan that the explorers show, at most
@@ -21,9 +21,9 @@ def run_folder() -> Path | None:
     return Path(os.environ["RUN"]) if os.environ.get("RUN") else None
 
 
-def first_scan(config: Config) -> Volume:
+def first_scan(config: TrainConfig) -> Volume:
     "The first scan that the run was scored on."
-    return load_data(config)[2][0]
+    return load_volumes(config)[2][0]
 
 
 def around(label: np.ndarray, sides: tuple = SIDES) -> tuple:
@@ -33,18 +33,18 @@ def around(label: np.ndarray, sides: tuple = SIDES) -> tuple:
     return tuple(slice(start, start + side) for start, side in zip(starts, sides))
 
 
-def chosen_run() -> Snapshots:
+def chosen_run() -> ToyRun:
     "What student and teacher say of a patch."
     if (folder := run_folder()) is None:
-        return snapshots()
-    networks = [restore(folder / "last.pt", torch.device("cpu"), name) for name in ("student", "teacher")]
+        return train_toy_run()
+    networks = [load_model(folder / "last.pt", torch.device("cpu"), name) for name in ("student", "teacher")]
     config = networks[0][1]
     scan = first_scan(config)
     part = around(scan.label)
     image = np.ascontiguousarray(scan.image)
     with torch.inference_mode():
         p_s, p_t = (sliding_window(model, torch.from_numpy(image), config.patch, config.patch)[(slice(None), *part)].clone() for model, _ in networks)
-    return Snapshots(p_s, p_t, scan.label[part], scan.image[part])
+    return ToyRun(p_s, p_t, scan.label[part], scan.image[part])
 
 
 def chosen_scan() -> tuple:
@@ -53,5 +53,5 @@ def chosen_scan() -> tuple:
         spacing = (1.9, 1.7, 1.25)
         image, truth = make_phantom((0, 0), (64, 56, 48), spacing)
         return np.asarray(image), np.asarray(truth), spacing
-    scan = first_scan(restore(folder / "last.pt", torch.device("cpu"))[1])
+    scan = first_scan(load_model(folder / "last.pt", torch.device("cpu"))[1])
     return scan.image, scan.label, scan.spacing

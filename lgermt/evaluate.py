@@ -13,17 +13,17 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 from .data.datasets import load_scan
-from .training.checkpoint import restore
+from .training.checkpoint import load_model
 from .utils.files import write_json
 from .utils.errors import InputError
 from .utils.files import write_text
-from .utils.environment import keep_freed_memory
-from .utils.cli import quiet
-from .evaluation.scoring import score_masks, score_network, table
-from .utils.cli import mistakes, parse
+from .utils.environment import disable_malloc_trim
+from .utils.cli import tqdm_options
+from .evaluation.scoring import format_scores, score_masks, score_network
+from .utils.cli import exit_on_user_error, parse_args
 from .utils.environment import pick_device
 from .data.volume import Volume
-from .data.datasets import cases_of
+from .data.datasets import case_ids
 from .data.io import read_mask
 from .utils.files import write_csv
 
@@ -86,7 +86,7 @@ def score_folder(
 ) -> tuple[dict, list[np.ndarray]]:  # content of metrics.json, the masks
     "Scores masks that lie in a folder. Raises `InputError` for a mask that is missing or does not fit."
     masks = [read_mask(find_mask(settings.predictions, case), volume) for case, volume in zip(cases, volumes)]
-    pairs = tqdm(list(zip(volumes, masks)), "scoring", unit="scan", **quiet(progress))
+    pairs = tqdm(list(zip(volumes, masks)), "scoring", unit="scan", **tqdm_options(progress))
     metrics = score_masks(pairs, settings.predictions.resolve().name, split_name(settings.split))
     return metrics | {"predictions": str(settings.predictions)}, masks
 
@@ -117,13 +117,13 @@ def evaluate(
         raise InputError("--checkpoint scores a network, --predictions a folder of masks; give one of the two")
     if settings.out.suffix in (".csv", ".html") or settings.out.is_dir():
         raise InputError(f"--out {settings.out}: takes the name of a JSON file; the table comes beside it as .csv")
-    model, config = restore(settings.checkpoint, pick_device(settings.device), settings.network) if settings.checkpoint else (None, None)
-    cases = cases_of(settings.data, settings.split, config.hold_out if config else 0)
+    model, config = load_model(settings.checkpoint, pick_device(settings.device), settings.network) if settings.checkpoint else (None, None)
+    cases = case_ids(settings.data, settings.split, config.hold_out if config else 0)
     if settings.predictions:
         for case in cases:
             find_mask(settings.predictions, case)
     volumes = [load_scan(settings.data, case, labeled=True) for case in cases]
-    keep_freed_memory()
+    disable_malloc_trim()
     if settings.predictions:
         metrics, masks = score_folder(settings, cases, volumes, progress)
     else:
@@ -139,9 +139,9 @@ def main(
     argv: list[str] | None = None,  # arguments; None takes the process's own
 ) -> None:
     "What `python -m lgermt.evaluate` runs."
-    with mistakes("lgermt.evaluate"):
-        settings = parse(Evaluation, argv, "lgermt.evaluate")
-        print(table(evaluate(settings)))
+    with exit_on_user_error("lgermt.evaluate"):
+        settings = parse_args(Evaluation, argv, "lgermt.evaluate")
+        print(format_scores(evaluate(settings)))
     others = [path.name for suffix in (".csv", ".html") if (path := settings.out.with_suffix(suffix)).exists()]
     print(f"written to {settings.out}, {', '.join(others)}")
 

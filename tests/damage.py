@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from lgermt.data.datasets import load_split, read_list
-from lgermt.training.checkpoint import load_checkpoint, restore, take_up
-from lgermt.training.config import settings_of
+from lgermt.training.checkpoint import load_checkpoint, load_model, resume
+from lgermt.training.config import config_to_dict
 from lgermt.utils.errors import InputError
-from lgermt.training.trainer import Learner
-from lgermt.training.config import Config, resolve
+from lgermt.training.trainer import Trainer
+from lgermt.training.config import TrainConfig, resolve_config
 from lgermt.data.volume import Volume, check_volume
-from lgermt.data.io import read_scan, write_h5, write_on_grid
+from lgermt.data.io import read_scan, write_h5, write_image_like
 
 PATIENCE = 60  # seconds of processor time a file may take before it counts as hung
 
@@ -134,7 +134,7 @@ def scans(folder, suffix):
     paths = [folder / f"sound_{i}{suffix}" for i in range(4 if suffix == ".h5" else 2)]
     if suffix != ".h5":
         for path, array in zip(paths, (image, label)):
-            write_on_grid(path, array, volume)
+            write_image_like(path, array, volume)
         return paths
     write_h5(paths[0], volume)
     for path, options, version in zip(paths[1:], ({}, {"chunks": (4, 4, 4), "compression": "gzip", "shuffle": True, "fletcher32": True}, {"chunks": True, "compression": "lzf"}), ("earliest", "earliest", "latest")):
@@ -152,10 +152,10 @@ def checkpoints(folder, _):
     "last.pt of a mean teacher and of ASDNet."
     paths = [folder / f"sound_{method}.pt" for method in ("lg-er-mt", "asdnet")]
     for path, method in zip(paths, ("lg-er-mt", "asdnet")):
-        learner = LEARNERS[method == "asdnet"] = Learner(resolve(Config("phantom", folder, method, labeled=2, patch=(32, 32, 16), base_channels=1, block_size=8, device="cpu", precision="fp32", iterations=2)))
+        learner = LEARNERS[method == "asdnet"] = Trainer(resolve_config(TrainConfig("phantom", folder, method, labeled=2, patch=(32, 32, 16), base_channels=1, block_size=8, device="cpu", precision="fp32", iterations=2)))
         images, labels = torch.randn(4, 1, 32, 32, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 32, 32, 16, dtype=torch.long)
         learner.step(images, labels, 0)
-        torch.save({**learner.state_dict(), "iteration": 1, "random": {"seed": 0, "iteration": 1}, "config": settings_of(learner.config)}, path)
+        torch.save({**learner.state_dict(), "iteration": 1, "random": {"seed": 0, "iteration": 1}, "config": config_to_dict(learner.config)}, path)
     return paths
 
 
@@ -177,14 +177,14 @@ def read(path):
     assert volume.label is None or (volume.label.dtype == np.uint8 and volume.label.max() <= 1)
 
 
-def resume(path):
+def resume_run(path):
     "A checkpoint, loaded as --resume and as evaluate do."
     state = load_checkpoint(path)
     learner = LEARNERS[state["config"].get("method") == "asdnet"]
     try:
-        take_up(learner, state, path)
+        resume(learner, state, path)
     finally:
-        restore(path, torch.device("cpu"))
+        load_model(path, torch.device("cpu"))
 
 
 def split(path):
@@ -195,7 +195,7 @@ def split(path):
 
 
 KINDS = {"h5": (scans, ".h5", read), "nrrd": (scans, ".nrrd", read), "nii": (scans, ".nii", read), "nii.gz": (scans, ".nii.gz", read),
-         "checkpoint": (checkpoints, ".pt", resume), "list": (lists, ".list", split)}
+         "checkpoint": (checkpoints, ".pt", resume_run), "list": (lists, ".list", split)}
 
 
 def damaged(kind, number, sound, path):

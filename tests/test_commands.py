@@ -132,12 +132,12 @@ def test_evaluate_agrees_with_the_training_run(scans, finished, tmp_path):
 
 
 def test_evaluate_writes_a_table_and_scores_masks_like_a_network(scans, finished, tmp_path):
-    from lgermt.training.checkpoint import restore
+    from lgermt.training.checkpoint import load_model
     from lgermt.evaluation.scoring import segment
     from lgermt.data.io import read_h5, write_mask
 
     run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--out", tmp_path / "network.json", "--device", "cpu")
-    model, config = restore(finished / "last.pt", "cpu")
+    model, config = load_model(finished / "last.pt", "cpu")
     for case in ("phantom_004", "phantom_005"):
         volume = read_h5(scans / case / "mri_norm2.h5")
         write_mask(tmp_path / "masks" / f"{case}_pred.nii.gz", segment(model, volume.image, config), volume)
@@ -351,12 +351,12 @@ def test_nothing_is_written_over(scans, finished):
 
 def test_too_little_memory_is_one_line(scans, finished, tmp_path, monkeypatch):
     from lgermt.evaluation import scoring
-    from lgermt.training.trainer import Learner
+    from lgermt.training.trainer import Trainer
 
     def greedy(*_, **__):
         torch.empty(10**15)
 
-    monkeypatch.setattr(Learner, "step", greedy)
+    monkeypatch.setattr(Trainer, "step", greedy)
     line = train(scans, tmp_path / "out", "--iterations", 4, code=2).errors[-1]
     assert all(option in line for option in ("--batch-size", "--patch", "--precision bf16"))
     monkeypatch.setattr(scoring, "sliding_window", greedy)

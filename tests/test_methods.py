@@ -4,10 +4,10 @@ import io
 import pytest
 import torch
 
-from lgermt.training.trainer import Learner
+from lgermt.training.trainer import Trainer
 from lgermt.training.methods import METHODS
 from lgermt.data.phantom import make_phantom
-from lgermt.training.config import Config, resolve
+from lgermt.training.config import TrainConfig, resolve_config
 
 STEPS = 4
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -23,7 +23,7 @@ def batch():
 
 def learner(method, out, **settings):
     "A tiny learner of a row."
-    return Learner(resolve(Config(data="phantom", out=out, method=method, patch=(32, 32, 16), base_channels=2, iterations=STEPS,
+    return Trainer(resolve_config(TrainConfig(data="phantom", out=out, method=method, patch=(32, 32, 16), base_channels=2, iterations=STEPS,
                                   block_size=8, device="cpu", precision="fp32", **settings)))
 
 
@@ -67,7 +67,7 @@ def test_a_method_trains_and_resumes_to_the_last_bit(method, batch, tmp_path):
     start = written(whole.state_dict())
     losses = train(whole, batch, range(STEPS))
     row = METHODS[method]
-    assert losses.keys() == {"loss", *(term.name for term in (*row.terms, *row.opposing))}
+    assert losses.keys() == {"loss", *(term.name for term in (*row.terms, *row.auxiliary_terms))}
     assert all(value.shape == () and value.isfinite() and not value.requires_grad for value in losses.values())
 
     first = learner(method, tmp_path)
@@ -79,7 +79,7 @@ def test_a_method_trains_and_resumes_to_the_last_bit(method, batch, tmp_path):
     assert_same(losses, again)
 
     end = whole.state_dict()
-    assert ("teacher" in end) == row.has_teacher and ("networks" in end) == bool(row.networks)
+    assert ("teacher" in end) == row.has_teacher and ("networks" in end) == bool(row.make_auxiliary_networks)
     for part in {"student", "teacher", "networks"} & end.keys():  # all of them have learnt
         before, after = leaves(start[part]), leaves(end[part])
         assert all(not torch.equal(before[name], after[name]) for name in after if name.endswith("weight")), part
@@ -89,24 +89,24 @@ def test_a_method_trains_and_resumes_to_the_last_bit(method, batch, tmp_path):
 def test_a_method_forgets_its_gradients(method, batch, tmp_path):
     pupil = learner(method, tmp_path)
     train(pupil, batch, range(1))
-    networks = [pupil.student, *filter(None, [pupil.teacher]), *pupil.networks.values()]
+    networks = [pupil.student, *filter(None, [pupil.teacher]), *pupil.auxiliary_networks.values()]
     assert all(weight.grad is None for network in networks for weight in network.parameters())
 
 
 def test_asdnet_takes_note_of_dice_and_keeps_it(batch, tmp_path):
     pupil = learner("asdnet", tmp_path)
-    judge = pupil.networks["confidence"]
+    judge = pupil.auxiliary_networks["confidence"]
     assert judge.threshold() == 1
     train(pupil, batch, range(2))
     assert 0 < judge.running_dice < 0.03
     other = learner("asdnet", tmp_path)
     other.load_state_dict(written(pupil.state_dict()))
-    assert other.networks["confidence"].threshold() == judge.threshold() < 1
+    assert other.auxiliary_networks["confidence"].threshold() == judge.threshold() < 1
 
 
 def test_the_students_step_does_not_move_the_judge(batch, tmp_path):
     pupil = learner("asdnet", tmp_path)
-    pupil.oppose = lambda step, ramp: {}
+    pupil.auxiliary_step = lambda step, ramp: {}
     before = written(pupil.state_dict())
     train(pupil, batch, range(2))
     assert_same(before["networks"], pupil.state_dict()["networks"])

@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lgermt.data.patches import ORIENTATIONS, Patches, TwoStreamSampler, cut, draw_corner, pad_to
+from lgermt.data.patches import ORIENTATIONS, PatchSampler, TwoStreamSampler, pad_to, random_corner, random_crop
 from lgermt.data.datasets import read_list
 from lgermt.utils.errors import InputError
-from lgermt.evaluation.sliding_window import coverage, sliding_window, window_starts
+from lgermt.evaluation.sliding_window import sliding_window, window_counts, window_starts
 from lgermt.data.volume import Volume
-from lgermt.data.io import read_h5, read_scan, write_h5, write_mask, write_on_grid
+from lgermt.data.io import read_h5, read_scan, write_h5, write_image_like, write_mask
 
 settings.register_profile("here", max_examples=60, deadline=None, derandomize=True, database=None,
                           suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -71,7 +71,7 @@ def test_h5_gives_back_what_was_written(tmp_path, volume):
 @given(volume=volumes())
 def test_images_give_back_what_was_written(tmp_path, suffix, volume):
     path = tmp_path / f"scan{suffix}"
-    write_on_grid(path, volume.image, volume)
+    write_image_like(path, volume.image, volume)
     found = read_scan(path)
     assert same(found.image, volume.image) and found.label is None
     plain = Volume(volume.image, None, (1.0,) * 3, (0.0,) * 3, tuple(np.eye(3).ravel()))
@@ -138,7 +138,7 @@ def test_padding_is_undone(shape, least, channels):
 @given(extra=st.tuples(*[st.integers(0, 2)] * 3), patch=sides, seed=seeds)
 def test_every_corner_is_drawn_and_none_outside(extra, patch, seed):
     rng, shape = np.random.default_rng(seed), tuple(a + b for a, b in zip(extra, patch))
-    drawn = {draw_corner(shape, patch, rng) for _ in range(600)}  # at most 27 corners: missing one has a chance below 1e-8
+    drawn = {random_corner(shape, patch, rng) for _ in range(600)}  # at most 27 corners: missing one has a chance below 1e-8
     assert drawn == set(itertools.product(*(range(n + 1) for n in extra)))
 
 
@@ -146,7 +146,7 @@ def test_every_corner_is_drawn_and_none_outside(extra, patch, seed):
 def test_image_and_label_are_cut_alike_from_inside(extra, patch, orientations, seed):
     least = tuple(a + b for a, b in zip(extra, (max(patch[:2]), max(patch[:2]), patch[2])))
     places = torch.arange(math.prod(least)).view(least)  # a voxel is its own address
-    image, label = cut([places.float(), places], patch, orientations, np.random.default_rng(seed))
+    image, label = random_crop([places.float(), places], patch, orientations, np.random.default_rng(seed))
     assert image.shape == label.shape == patch and torch.equal(image.long(), label)
     where = np.stack(np.unravel_index(label.numpy(), least))  # addresses: axis, then the patch's sides
     low, high = where.min((1, 2, 3)), where.max((1, 2, 3))
@@ -198,7 +198,7 @@ def test_ranks_share_the_batch_out(drawn, iteration):
 def test_patches_of_any_scan_have_their_labels(shape, patch, orientations, iteration):
     codes = np.arange(1, math.prod(shape) + 1, dtype=np.float32).reshape(shape)
     scans = [Volume(codes, (codes % 2).astype(np.uint8), id=str(i)) for i in range(2)] + [Volume(codes, id=str(i)) for i in range(2, 4)]
-    images, labels, names = Patches(scans, TwoStreamSampler((0, 1), (2, 3)), patch, orientations).batch(iteration)
+    images, labels, names = PatchSampler(scans, TwoStreamSampler((0, 1), (2, 3)), patch, orientations).batch(iteration)
     assert images.shape == (4, 1, *patch) and labels.shape == (2, *patch) and len(names) == 4
     assert torch.equal(images[:2, 0].long() % 2, labels)  # odd voxels are the atrium, the padding is not
 
@@ -236,7 +236,7 @@ def test_every_voxel_is_covered(shape, window):
         box = tuple(slice(c, c + n) for c, n in zip(corner, patch))
         assert count[box].shape == patch  # inside
         count[box] += 1
-    assert count.min() >= 1 and torch.equal(count, coverage(shape, patch, stride))
+    assert count.min() >= 1 and torch.equal(count, window_counts(shape, patch, stride))
     assert all(len(set(line)) == len(line) for line in starts)  # no window twice
 
 

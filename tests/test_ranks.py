@@ -83,7 +83,7 @@ def test_stopped_on_one_process_and_resumed_by_two(scans, uninterrupted, tmp_pat
 def test_a_process_that_dies_ends_the_run(scans, tmp_path):  # noqa: F811
     out = tmp_path / "dead"
     patience = 10 * 3600  # it is the closed connection that tells the other process, not the silence
-    done = started([*TORCHRUN, WORKER, "SIGKILL", "--data", scans, "--out", out, *FEW], 1, LGERMT_PATIENCE=str(patience))
+    done = started([*TORCHRUN, WORKER, "SIGKILL", "--data", scans, "--out", out, *FEW], 1, LGERMT_TIMEOUT=str(patience))
     assert "gone or silent" in done.stderr and "SIGKILL" in done.stderr
     assert torch.load(out / "last.pt", weights_only=True)["iteration"] == 2
     assert not (out / "metrics.json").exists()
@@ -92,7 +92,7 @@ def test_a_process_that_dies_ends_the_run(scans, tmp_path):  # noqa: F811
 def test_a_process_that_is_frozen_ends_the_run(scans, tmp_path):  # noqa: F811
     out = tmp_path / "frozen"
     patience = 20  # seconds: enough for a process that is slow because of what else the machine does
-    done = started([*TORCHRUN, WORKER, "SIGSTOP", "--data", scans, "--out", out, *FEW], 1, LGERMT_PATIENCE=str(patience))
+    done = started([*TORCHRUN, WORKER, "SIGSTOP", "--data", scans, "--out", out, *FEW], 1, LGERMT_TIMEOUT=str(patience))
     assert done.stderr.count("gone or silent") == 1
     assert torch.load(out / "last.pt", weights_only=True)["iteration"] == 2
     assert not (out / "metrics.json").exists()

@@ -8,18 +8,18 @@ from pathlib import Path
 import torch
 
 from lgermt import train
-from lgermt.training.trainer import Learner
+from lgermt.training.trainer import Trainer
 from lgermt.training.methods import METHODS
-from lgermt.training.distributed import rank, together
-from lgermt.training.config import Config, resolve
+from lgermt.training.distributed import process_group, rank
+from lgermt.training.config import TrainConfig, resolve_config
 
-TINY = Config("phantom", Path("unused"), labeled=2, iterations=20, patch=(32, 32, 16), base_channels=2, block_size=8, device="cpu", precision="fp32",
+TINY = TrainConfig("phantom", Path("unused"), labeled=2, iterations=20, patch=(32, 32, 16), base_channels=2, block_size=8, device="cpu", precision="fp32",
               norm="group", optimizer="sgd")  # instance norm over a bottleneck of 4 voxels amplifies rounding; SGD's first momentum is the gradient
 
 
 def one_step(method):
     "Gradients, weights and losses of the tenth of twenty steps: what a fresh learner makes of it."
-    learner = Learner(resolve(dataclasses.replace(TINY, method=method)))
+    learner = Trainer(resolve_config(dataclasses.replace(TINY, method=method)))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(4, 1, *TINY.patch, generator=generator)
     annotated = 2 if METHODS[method].unlabeled else 4
@@ -34,7 +34,7 @@ def one_step(method):
 
 def steps(file):
     "One step of every method on all processes; rank 0 writes what came out."
-    with together("cpu"):
+    with process_group("cpu"):
         results = {method: one_step(method) for method in METHODS}
         if rank() == 0:
             torch.save(results, file)
@@ -42,7 +42,7 @@ def steps(file):
 
 def meets(number):
     "A learner that sends its own process a signal in its third step, if that is the last rank."
-    class Struck(Learner):
+    class Struck(Trainer):
         def step(self, images, labels, iteration):
             if iteration == 2 and rank() == int(os.environ.get("WORLD_SIZE", 1)) - 1:
                 os.kill(os.getpid(), number)
@@ -55,5 +55,5 @@ if __name__ == "__main__":
     if mode == "steps":
         steps(*arguments)
     else:
-        train.Learner = meets(getattr(signal, mode))
+        train.Trainer = meets(getattr(signal, mode))
         train.main(arguments)

@@ -13,14 +13,14 @@ import numpy as np
 import plotly.graph_objects as go
 from ipywidgets import HTML, Button
 from plotly.subplots import make_subplots
-from .figures import COLORS, colors_for, outline, to_uint8
-from ..training.trainer import Learner
+from .figures import COLORS, assign_colors, contour, to_uint8
+from ..training.trainer import Trainer
 from ..evaluation.metrics import dice
 from ..evaluation.scoring import segment
-from ..training.config import Config, resolve
-from ..train import load_data, run
+from ..training.config import TrainConfig, resolve_config
+from ..train import load_volumes, run
 from ..data.volume import Volume
-from .widgets import Note, move, on_page, together
+from .widgets import StatusLine, stack, to_widget, update_figure
 
 # %% ../../nbs/05_training/05_live_view.ipynb #4e79577e
 def live_figure(
@@ -33,14 +33,14 @@ def live_figure(
     "Loss terms, Dice and a slice through the largest part of the truth."
     z = int((volume.label > 0).sum((0, 1)).argmax())
     figure = make_subplots(1, 3, horizontal_spacing=0.09, subplot_titles=["terms before their weight", "Dice", f"slice z = {z}"])
-    for (name, values), color in zip(terms.items(), colors_for([*terms, *scores])):
+    for (name, values), color in zip(terms.items(), assign_colors([*terms, *scores])):
         positive = np.where(np.array(values) > 0, values, np.nan)
         figure.add_scatter(x=iterations, y=positive, name=name, mode="lines+markers", line=dict(color=color, width=2), row=1, col=1)
     for name, values in scores.items():
         figure.add_scatter(x=iterations, y=values, name=name, mode="lines+markers", line=dict(color=COLORS[name], width=3), row=1, col=2)
     figure.add_heatmap(z=to_uint8(volume.image)[..., z].T, colorscale="gray", showscale=False, hoverinfo="skip", row=1, col=3)
     for name, mask in {"truth": volume.label, **masks}.items():
-        x, y = outline(mask[..., z].T)
+        x, y = contour(mask[..., z].T)
         figure.add_scatter(x=x, y=y, mode="lines", line=dict(color=COLORS[name], width=3), name=name, showlegend=name == "truth", hoverinfo="skip", row=1, col=3)
     figure.update_xaxes(title="iteration (number)", col=1).update_xaxes(title="iteration (number)", col=2).update_xaxes(title="x (voxel)", constrain="domain", col=3)
     figure.update_yaxes(title="value (no unit)", type="log", exponentformat="power", dtick=1, col=1).update_yaxes(title="Dice (0 to 1)", range=[0, 1], col=2)
@@ -55,17 +55,17 @@ class LiveView:
     def __init__(
         self,
         volume: Volume,     # the scan that is looked at, with label
-        config: Config,     # resolved settings
+        config: TrainConfig,     # resolved settings
         every: int = 10,    # steps between two looks
     ):
         self.volume, self.config, self.every = volume, replace(config, stride=config.patch), every
         self.iterations, self.terms, self.scores, self.masks = [], {}, {}, {}
         self.stop, self.note = Button(description="Stop", icon="stop"), HTML("not started")
-        self.stopped, self.shown = False, on_page(self.figure())
-        self.stop.on_click(self.press)
-        self.box = together(self.stop, self.shown, self.note, Note())  # the last gives the figure its width
+        self.stopped, self.shown = False, to_widget(self.figure())
+        self.stop.on_click(self.on_stop)
+        self.box = stack(self.stop, self.shown, self.note, StatusLine())  # the last gives the figure its width
 
-    def press(self, button):
+    def on_stop(self, button):
         "What the button does: the loop hears of it after its step."
         self.stopped, self.note.value = True, "stopping after this step"
 
@@ -73,13 +73,13 @@ class LiveView:
         "What has been seen so far."
         return live_figure(self.volume, self.iterations, self.terms, self.scores, self.masks)
 
-    def __call__(self, done: int, losses: dict, learner: Learner) -> bool:  # whether to stop
+    def __call__(self, done: int, losses: dict, learner: Trainer) -> bool:  # whether to stop
         "Every so many steps a look; at every step the answer."
         if done % self.every == 0 or done == self.config.iterations:
-            self.look(done, losses, learner)
+            self.update(done, losses, learner)
         return self.stopped
 
-    def look(self, done: int, losses: dict, learner: Learner) -> None:
+    def update(self, done: int, losses: dict, learner: Trainer) -> None:
         "Reads the losses, scores both networks on the scan, moves the figure."
         self.iterations.append(done)
         for name, value in losses.items():
@@ -90,24 +90,24 @@ class LiveView:
                 self.masks[name] = segment(network, self.volume.image, self.config)
                 self.scores.setdefault(name, []).append(dice(self.masks[name], self.volume.label))
         self.note.value = f"{done} of {self.config.iterations} iterations"
-        move(self.shown, self.figure())
+        update_figure(self.shown, self.figure())
 
 # %% ../../nbs/05_training/05_live_view.ipynb #5d52fbe2
 def train_live(
-    config: Config,   # settings as given
+    config: TrainConfig,   # settings as given
     every: int = 10,  # steps between two looks
     train: Callable = run,  # what trains: takes config, progress and watch
 ) -> tuple[LiveView, threading.Thread]:  # the view, whose `box` is to be displayed; the thread, whose `join` waits for the end
     "Starts a run behind a live view. Raises `InputError` for the user's mistakes in the data, `ValueError` without a scan to look at."
-    config = resolve(config)
-    scored = load_data(config)[2]
+    config = resolve_config(config)
+    scored = load_volumes(config)[2]
     if not scored:
         raise ValueError("there is no scan to look at: give a test.list or val.list, or hold some out with hold_out")
     view = LiveView(scored[0], config, every)
 
     def work():
         try:
-            train(config, progress=False, watch=view)
+            train(config, progress=False, callback=view)
             view.note.value = f"done: {config.iterations} iterations, the run is in {config.out}"
         except (Exception, KeyboardInterrupt) as error:  # a thread has no cell to fail in
             view.note.value = str(error) or type(error).__name__
