@@ -1,17 +1,18 @@
 """What the apps show: a short training on the phantom, or the run whose folder is in the environment variable RUN."""
+
 import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from lgermt.training.checkpoint import load_model
-from lgermt.evaluation.sliding_window import sliding_window
 from lgermt.data.phantom import make_phantom
+from lgermt.data.volume import Volume
+from lgermt.evaluation.sliding_window import sliding_window
+from lgermt.train import load_volumes
+from lgermt.training.checkpoint import load_model
 from lgermt.training.config import TrainConfig
 from lgermt.viz.toy_run import ToyRun, train_toy_run
-from lgermt.train import load_volumes
-from lgermt.data.volume import Volume
 
 SIDES = (64, 64, 48)  # of the part of a scan that the explorers show, at most
 
@@ -29,7 +30,10 @@ def first_scan(config: TrainConfig) -> Volume:
 def around(label: np.ndarray, sides: tuple = SIDES) -> tuple:
     "Slices of a part of a scan around the middle of its annotation."
     middle = [int(axis.mean()) for axis in np.nonzero(label)]
-    starts = [max(0, min(m - side // 2, length - side)) for m, side, length in zip(middle, sides, label.shape)]
+    starts = [
+        max(0, min(m - side // 2, length - side))
+        for m, side, length in zip(middle, sides, label.shape)
+    ]
     return tuple(slice(start, start + side) for start, side in zip(starts, sides))
 
 
@@ -37,13 +41,20 @@ def chosen_run() -> ToyRun:
     "What student and teacher say of a patch."
     if (folder := run_folder()) is None:
         return train_toy_run()
-    networks = [load_model(folder / "last.pt", torch.device("cpu"), name) for name in ("student", "teacher")]
+    networks = [
+        load_model(folder / "last.pt", torch.device("cpu"), name) for name in ("student", "teacher")
+    ]
     config = networks[0][1]
     scan = first_scan(config)
     part = around(scan.label)
     image = np.ascontiguousarray(scan.image)
     with torch.inference_mode():
-        p_s, p_t = (sliding_window(model, torch.from_numpy(image), config.patch, config.patch)[(slice(None), *part)].clone() for model, _ in networks)
+        p_s, p_t = (
+            sliding_window(model, torch.from_numpy(image), config.patch, config.patch)[
+                (slice(None), *part)
+            ].clone()
+            for model, _ in networks
+        )
     return ToyRun(p_s, p_t, scan.label[part], scan.image[part])
 
 

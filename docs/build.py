@@ -1,4 +1,5 @@
 """`make docs`: every lesson as stored, and the API, as pages that need no network. `build.py OUT [NAME ...]` takes some lessons only."""
+
 import json
 import re
 import shutil
@@ -19,7 +20,11 @@ def shown(output: dict, script: str) -> dict:
     data = dict(output.get("data", {}))
     data.pop("application/vnd.jupyter.widget-view+json", None)
     if figure := data.pop(PLOTLY, None):
-        html = pio.to_html(pio.from_json(json.dumps(figure), skip_invalid=True), full_html=False, include_plotlyjs=script)
+        html = pio.to_html(
+            pio.from_json(json.dumps(figure), skip_invalid=True),
+            full_html=False,
+            include_plotlyjs=script,
+        )
         data = {"text/html": html}
     return {**output, "data": data} if "data" in output else output
 
@@ -32,19 +37,32 @@ def page(notebook: dict, script: str) -> dict:
         if cell["cell_type"] == "code":
             if re.search(r"^#\| *hide", text, re.MULTILINE):
                 continue
-            outputs = [shown(output, script) for output in cell["outputs"]
-                       if "application/vnd.jupyter.widget-view+json" not in output.get("data", {})]
+            outputs = [
+                shown(output, script)
+                for output in cell["outputs"]
+                if "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+            ]
             hidden = {"metadata": {"tags": ["remove-input"]}} if "#| echo: false" in text else {}
-            cell = {**cell, "source": re.sub(r"^#\|.*\n?", "", text, flags=re.MULTILINE), "outputs": outputs, **hidden}
+            cell = {
+                **cell,
+                "source": re.sub(r"^#\|.*\n?", "", text, flags=re.MULTILINE),
+                "outputs": outputs,
+                **hidden,
+            }
         else:
-            cell = {**cell, "source": re.sub(r"\]\(nbs/([\w/]+)\.ipynb\)", r"](lessons/\1.ipynb)", text)}
+            cell = {
+                **cell,
+                "source": re.sub(r"\]\(nbs/([\w/]+)\.ipynb\)", r"](lessons/\1.ipynb)", text),
+            }
         cells.append(cell)
     return {**notebook, "cells": cells}
 
 
 def module_of(path: Path) -> str | None:
     "The module a lesson exports."
-    text = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"])
+    text = "\n".join(
+        "".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+    )
     found = re.search(r"^#\| default_exp (\S+)", text, re.MULTILINE)
     return found and found[1]
 
@@ -55,28 +73,60 @@ def prepare(source: Path, lessons: list) -> None:
         (source / folder).mkdir(parents=True)
     shutil.copy(Path(plotly.__file__).parent / "package_data/plotly.min.js", source / "_static")
     shutil.copy(ROOT / "docs/conf.py", source)
-    for path, target in [(ROOT / "index.ipynb", source / "start.ipynb"), *((path, source / "lessons" / path.relative_to(ROOT / "nbs")) for path in lessons)]:
+    for path, target in [
+        (ROOT / "index.ipynb", source / "start.ipynb"),
+        *((path, source / "lessons" / path.relative_to(ROOT / "nbs")) for path in lessons),
+    ]:
         target.parent.mkdir(parents=True, exist_ok=True)
         script = "../" * (len(target.relative_to(source).parts) - 1) + "_static/plotly.min.js"
-        target.write_text(json.dumps(page(json.loads(path.read_text(encoding="utf-8")), script)), encoding="utf-8")
+        target.write_text(
+            json.dumps(page(json.loads(path.read_text(encoding="utf-8")), script)), encoding="utf-8"
+        )
     modules = [name for name in map(module_of, lessons) if name]
     for name in modules:
         (source / f"api/{name}.md").write_text(
-            f"# lgermt.{name}\n\n```{{eval-rst}}\n.. automodule:: lgermt.{name}\n   :members:\n```\n", encoding="utf-8")
-    tree = lambda caption, names: f"```{{toctree}}\n:caption: {caption}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n"
-    (source / "index.md").write_text("# lgermt\n\nLocal and global structure-aware entropy regularized mean teacher, as lessons that run.\n\n"
-                                     + tree("Start", ["start"]) + tree("Lessons", [f"lessons/{path.relative_to(ROOT / 'nbs').with_suffix('')}" for path in lessons])
-                                     + tree("API", [f"api/{name}" for name in modules]), encoding="utf-8")
+            f"# lgermt.{name}\n\n```{{eval-rst}}\n.. automodule:: lgermt.{name}\n   :members:\n```\n",
+            encoding="utf-8",
+        )
+    tree = lambda caption, names: (
+        f"```{{toctree}}\n:caption: {caption}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n"
+    )
+    (source / "index.md").write_text(
+        "# lgermt\n\nLocal and global structure-aware entropy regularized mean teacher, as lessons that run.\n\n"
+        + tree("Start", ["start"])
+        + tree(
+            "Lessons",
+            [f"lessons/{path.relative_to(ROOT / 'nbs').with_suffix('')}" for path in lessons],
+        )
+        + tree("API", [f"api/{name}" for name in modules]),
+        encoding="utf-8",
+    )
 
 
 def build(out: Path, names: list) -> None:
     "Writes the site to `out`."
-    lessons = [path for path in sorted((ROOT / "nbs").rglob("*.ipynb")) if not names or path.stem in names]
+    lessons = [
+        path for path in sorted((ROOT / "nbs").rglob("*.ipynb")) if not names or path.stem in names
+    ]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"
         prepare(source, lessons)
-        subprocess.run([sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", Path(folder) / "doctrees", source, Path(folder) / "html"],
-                       check=True, cwd=ROOT)  # the notebook extension writes beside its output too
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "sphinx",
+                "-q",
+                "-b",
+                "html",
+                "-d",
+                Path(folder) / "doctrees",
+                source,
+                Path(folder) / "html",
+            ],
+            check=True,
+            cwd=ROOT,
+        )  # the notebook extension writes beside its output too
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(Path(folder) / "html", out)
 

@@ -12,7 +12,16 @@ html_static_path = ["_static"]
 html_math_renderer = "mathml"
 html_title = "lgermt"
 autodoc_member_order = "bysource"
-suppress_warnings = ["myst", "docutils", "ref", "autodoc", "mystnb", "toc", "misc.highlighting_failure", "image"]
+suppress_warnings = [
+    "myst",
+    "docutils",
+    "ref",
+    "autodoc",
+    "mystnb",
+    "toc",
+    "misc.highlighting_failure",
+    "image",
+]
 nb_mime_priority_overrides = [("html", "text/html", 0)]
 
 
@@ -34,7 +43,11 @@ def arguments(app, what, name, symbol, options, lines):
         said = docments(symbol, returns=True)
     except (TypeError, ValueError, OSError, SyntaxError):  # no source to read
         return
-    rows = [f":{'returns' if name == 'return' else f'param {name}'}: " + " ".join(text.split()) for name, text in said.items() if text]
+    rows = [
+        f":{'returns' if name == 'return' else f'param {name}'}: " + " ".join(text.split())
+        for name, text in said.items()
+        if text
+    ]
     lines += ["", *rows] if rows else []
 
 

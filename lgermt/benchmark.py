@@ -10,21 +10,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from .utils.environment import versions
-from .utils.files import write_json
+
+from lgermt.bench.timing import (
+    UNCROPPED_SHAPE,
+    BenchmarkCase,
+    device_peak_memory,
+    make_compiled_step,
+    make_disk_batch,
+    make_local_loss,
+    make_mc_dropout_passes,
+    make_metrics,
+    make_sliding_window,
+    make_step,
+    make_whole_patch_loss,
+    roofline_seconds,
+    time_in_processes,
+    worker_process,
+)
 from .training.config import TrainConfig, resolve_config
 from .utils.cli import Flag, exit_on_user_error, parse_args
-from .utils.environment import pick_device
-from .bench.timing import UNCROPPED_SHAPE, BenchmarkCase, make_disk_batch, make_local_loss, make_metrics, make_sliding_window, time_in_processes, worker_process
-from .bench.timing import make_compiled_step
-from .bench.timing import roofline_seconds
-from .bench.timing import make_mc_dropout_passes
-from .bench.timing import device_peak_memory
-from .bench.timing import make_step
-from .bench.timing import make_whole_patch_loss
+from .utils.environment import pick_device, versions
+from .utils.files import write_json
 
 # %% ../nbs/handbook/benchmark.ipynb #e440a08c
-BENCHMARK_STEPS = {"iteration": make_step, "iteration, compiled": make_compiled_step}  # timed and weighed, each in processes of its own
+BENCHMARK_STEPS = {
+    "iteration": make_step,
+    "iteration, compiled": make_compiled_step,
+}  # timed and weighed, each in processes of its own
 BENCHMARK_ROWS = {
     "local loss": make_local_loss,
     "training batch from disk": make_disk_batch,
@@ -50,17 +62,31 @@ class Benchmark(BenchmarkCase):
 def format_row(
     name: str,  # of the row
     row: dict,  # plain, ours, ratio, unit
-) -> str:       # one line of the printed table
+) -> str:  # one line of the printed table
     "A row as the terminal shows it."
-    return f"{name:<40}" + "".join(f"{row[side]:>11.{0 if row['unit'] == 'MB' else 3}f} {row['unit']:<2}" for side in ("plain", "ours")) + f"{row['ratio']:>9.1f} x"
+    return (
+        f"{name:<40}"
+        + "".join(
+            f"{row[side]:>11.{0 if row['unit'] == 'MB' else 3}f} {row['unit']:<2}"
+            for side in ("plain", "ours")
+        )
+        + f"{row['ratio']:>9.1f} x"
+    )
 
 # %% ../nbs/handbook/benchmark.ipynb #14c1b6c4
 def run_benchmark(
     settings: Benchmark,
     say: Callable = print,  # told every row as soon as it is there
-) -> dict:                  # content of the JSON file
+) -> dict:  # content of the JSON file
     "All rows of the table. Raises `InputError` for settings that cannot work."
-    config = resolve_config(TrainConfig(data="none", out=Path("none"), patch=settings.patch, base_channels=settings.base_channels))
+    config = resolve_config(
+        TrainConfig(
+            data="none",
+            out=Path("none"),
+            patch=settings.patch,
+            base_channels=settings.base_channels,
+        )
+    )
     device, rows = pick_device(settings.device), {}
 
     def add(name, row):
@@ -68,18 +94,38 @@ def run_benchmark(
         say(format_row(name, row))
 
     for name, make in BENCHMARK_STEPS.items():
-        if make is make_compiled_step and not settings.compile: continue
+        if make is make_compiled_step and not settings.compile:
+            continue
         with worker_process() as plain, worker_process() as ours:
-            before = plain(device_peak_memory, settings.device), ours(device_peak_memory, settings.device)
+            before = (
+                plain(device_peak_memory, settings.device),
+                ours(device_peak_memory, settings.device),
+            )
             add(name, time_in_processes(make, settings, plain, ours) | {"unit": "s"})
-            a, b = (ask(device_peak_memory, settings.device) - start for ask, start in zip((plain, ours), before))
-            add(f"peak memory of an {name}", {"plain": a, "ours": b, "ratio": a / b, "turns": 1, "unit": "MB"})
+            a, b = (
+                ask(device_peak_memory, settings.device) - start
+                for ask, start in zip((plain, ours), before)
+            )
+            add(
+                f"peak memory of an {name}",
+                {"plain": a, "ours": b, "ratio": a / b, "turns": 1, "unit": "MB"},
+            )
     with worker_process() as plain, worker_process() as ours:
         for name, make in BENCHMARK_ROWS.items():
             add(name, time_in_processes(make, settings, plain, ours) | {"unit": "s"})
-        for name, make, precision in (("iteration", make_step, settings.precision), ("sliding window", make_sliding_window, "fp32")):
+        for name, make, precision in (
+            ("iteration", make_step, settings.precision),
+            ("sliding window", make_sliding_window, "fp32"),
+        ):
             rows[name]["floor"] = ours(roofline_seconds, make, settings, precision)
-    result = {"rows": rows, "patch": config.patch, "base_channels": config.base_channels, "device": str(device), "precision": settings.precision, "versions": versions()}
+    result = {
+        "rows": rows,
+        "patch": config.patch,
+        "base_channels": config.base_channels,
+        "device": str(device),
+        "precision": settings.precision,
+        "versions": versions(),
+    }
     write_json(settings.json, result)
     return result
 

@@ -14,26 +14,26 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from statistics import median
+
 import numpy as np
 import tyro
 from scipy import ndimage
 from tqdm import tqdm
-from .utils.files import write_json
-from .utils.errors import InputError
-from .utils.files import write_text
-from .utils.environment import parallel_map
-from .viz.report import html_page, thumbnails
-from .utils.cli import tqdm_options
-from .utils.cli import exit_on_user_error, parse_args
+
+from .data.io import read_h5
 from .data.sources import Case, find_cases, read_case
 from .data.volume import Volume, check_volume
-from .data.io import read_h5
+from .utils.cli import exit_on_user_error, parse_args, tqdm_options
+from .utils.environment import parallel_map
+from .utils.errors import InputError
+from .utils.files import write_json, write_text
+from .viz.report import html_page, thumbnails
 
 # %% ../nbs/09_your_scans/03_check.ipynb #1353eecb
 def contrast(
-    image: np.ndarray,   # (X, Y, Z), any unit
-    label: np.ndarray,   # (X, Y, Z) of {0, 1}
-) -> float | None:       # c above; None where there is nothing inside or outside
+    image: np.ndarray,  # (X, Y, Z), any unit
+    label: np.ndarray,  # (X, Y, Z) of {0, 1}
+) -> float | None:  # c above; None where there is nothing inside or outside
     "How much brighter the inside of a label is than its surroundings, in standard deviations."
     label = label > 0
     inside = ndimage.binary_erosion(label)
@@ -50,28 +50,48 @@ MIRROR_SLICES = {"x": np.s_[::-1], "y": np.s_[:, ::-1], "z": np.s_[:, :, ::-1]}
 # %% ../nbs/09_your_scans/03_check.ipynb #9b58599b
 def describe_scan(
     volume: Volume,  # read, with or without label
-) -> dict:           # a row of the table
+) -> dict:  # a row of the table
     "What is measured of one scan."
     image, label, spacing = volume.image, volume.label, volume.spacing
-    row = {"id": volume.id, "shape": list(image.shape), "spacing": list(spacing) if spacing else None, "direction": volume.direction,
-           "lowest": float(image.min()), "highest": float(image.max()), "digest": hashlib.sha256(image.tobytes()).hexdigest()}
+    row = {
+        "id": volume.id,
+        "shape": list(image.shape),
+        "spacing": list(spacing) if spacing else None,
+        "direction": volume.direction,
+        "lowest": float(image.min()),
+        "highest": float(image.max()),
+        "digest": hashlib.sha256(image.tobytes()).hexdigest(),
+    }
     if label is None:
         return row
     parts, count = ndimage.label(label, np.ones((3, 3, 3)))
     voxels = np.bincount(parts.ravel())[1:]
-    row |= {"voxels": int(voxels.sum()), "pieces": int(count), "apart": int(voxels.sum() - voxels.max(initial=0)),
-            "ml": float(voxels.sum() * math.prod(spacing) / 1000) if spacing else None, "contrast": contrast(image, label)}
-    return row | {"mirrored": {axis: contrast(image, label[mirror]) for axis, mirror in MIRROR_SLICES.items()}}
+    row |= {
+        "voxels": int(voxels.sum()),
+        "pieces": int(count),
+        "apart": int(voxels.sum() - voxels.max(initial=0)),
+        "ml": float(voxels.sum() * math.prod(spacing) / 1000) if spacing else None,
+        "contrast": contrast(image, label),
+    }
+    return row | {
+        "mirrored": {axis: contrast(image, label[mirror]) for axis, mirror in MIRROR_SLICES.items()}
+    }
 
 
 def inspect_case(
     case: Case | Path,  # files of a source, or a prepared h5 file
-) -> dict:              # row, with "pictures"; or "id" and "error"
+) -> dict:  # row, with "pictures"; or "id" and "error"
     "One scan, read and described; a scan that cannot be read is described by its error."
     name = case.id if isinstance(case, Case) else case.parent.name
     try:
-        volume = read_case(case) if isinstance(case, Case) else check_volume(read_h5(case), labeled=False)
-        return describe_scan(volume) | {"pictures": thumbnails(volume.image, {"truth": volume.label})}
+        volume = (
+            read_case(case)
+            if isinstance(case, Case)
+            else check_volume(read_h5(case), labeled=False)
+        )
+        return describe_scan(volume) | {
+            "pictures": thumbnails(volume.image, {"truth": volume.label})
+        }
     except InputError as error:
         return {"id": name, "error": str(error)}
 
@@ -88,13 +108,15 @@ def case_warnings(
     elif row.get("ml") is not None and not 5 <= row["ml"] <= 500:
         said.append(f"the label has {row['ml']:.1f} ml; a left atrium has some 40 to 200")
     if row.get("pieces", 1) > 1:
-        said.append(f"the label has {row['pieces']} pieces: {row['apart']} of {row['voxels']} voxels lie apart from the largest")
+        said.append(
+            f"the label has {row['pieces']} pieces: {row['apart']} of {row['voxels']} voxels lie apart from the largest"
+        )
     return said
 
 
 def dataset_warnings(
     rows: list[dict],  # of `describe_scan`, all of a set
-) -> dict:             # ID -> warnings, "" for the whole set
+) -> dict:  # ID -> warnings, "" for the whole set
     "Warnings that show only beside the others."
     said, seen = {row["id"]: [] for row in rows}, {}
     for name, what in (("spacing", "voxel size"), ("direction", "direction of the axes")):
@@ -102,7 +124,9 @@ def dataset_warnings(
         usual, count = values.most_common(1)[0]
         for row in rows if count > len(rows) / 2 else ():
             if (value := tuple(round(v, 3) for v in row[name] or ())) != usual:
-                said[row["id"]].append(f"{what} {' '.join(f'{v:g}' for v in value) or 'not stated'}, most others {' '.join(f'{v:g}' for v in usual) or 'not stated'}")
+                said[row["id"]].append(
+                    f"{what} {' '.join(f'{v:g}' for v in value) or 'not stated'}, most others {' '.join(f'{v:g}' for v in usual) or 'not stated'}"
+                )
     for row in rows:
         if (twin := seen.setdefault(row["digest"], row["id"])) != row["id"]:
             said[row["id"]].append(f"the same image as {twin}")
@@ -110,11 +134,15 @@ def dataset_warnings(
     usual = median(row["contrast"] for row in known) if known else 0
     for row in known if abs(usual) > 0.5 else ():
         if row["contrast"] * usual < 0:
-            said[row["id"]].append(f"contrast {row['contrast']:.2f}, in the middle of the set {usual:.2f}: does the label lie on this image?")
+            said[row["id"]].append(
+                f"contrast {row['contrast']:.2f}, in the middle of the set {usual:.2f}: does the label lie on this image?"
+            )
     for axis in MIRROR_SLICES if len(known) >= 3 else ():
         mirrored = median(row["mirrored"][axis] or 0 for row in known)
         if abs(mirrored) > abs(usual) + 0.3:
-            said.setdefault("", []).append(f"mirrored along {axis} the labels fit better (contrast {mirrored:.2f}, as they are {usual:.2f}): was an axis flipped in the export?")
+            said.setdefault("", []).append(
+                f"mirrored along {axis} the labels fit better (contrast {mirrored:.2f}, as they are {usual:.2f}): was an axis flipped in the export?"
+            )
     return said
 
 # %% ../nbs/09_your_scans/03_check.ipynb #d95b03d0
@@ -127,9 +155,16 @@ def scan_caption(
     row: dict,
 ) -> str:
     "Shape, voxel size and annotated volume in a few words."
-    parts = [" x ".join(map(str, row["shape"])), " x ".join(f"{v:g}" for v in row["spacing"]) + " mm" if row["spacing"] else "voxel size not stated"]
+    parts = [
+        " x ".join(map(str, row["shape"])),
+        " x ".join(f"{v:g}" for v in row["spacing"]) + " mm"
+        if row["spacing"]
+        else "voxel size not stated",
+    ]
     if "pieces" in row:
-        parts.append(f"{row['ml']:.1f} ml" if row["ml"] is not None else f"{row['voxels']} voxels annotated")
+        parts.append(
+            f"{row['ml']:.1f} ml" if row["ml"] is not None else f"{row['voxels']} voxels annotated"
+        )
         parts += [f"contrast {row['contrast']:.2f}"] if row["contrast"] is not None else []
     else:
         parts.append("not annotated")
@@ -140,19 +175,26 @@ def contact_sheet(
     rows: list[dict],  # with "warnings"
     general: list[str],  # warnings about the whole set
     title: str,
-) -> str:              # one HTML page that needs nothing else
+) -> str:  # one HTML page that needs nothing else
     "All scans on a page, those with warnings first."
     cards = []
     for row in sorted(rows, key=lambda row: (not row["warnings"], row["id"])):
-        images = "".join(f'<img src="data:image/png;base64,{picture}" alt="">' for picture in row.get("pictures", ()))
+        images = "".join(
+            f'<img src="data:image/png;base64,{picture}" alt="">'
+            for picture in row.get("pictures", ())
+        )
         said = "".join(f'<p class="said">{escape(text)}</p>' for text in row["warnings"])
         line = "" if "error" in row else escape(scan_caption(row))
-        cards.append(f'<figure class="{"odd" if row["warnings"] else "sound"}">{images}<figcaption><b>{escape(row["id"])}</b><br>{line}{said}</figcaption></figure>')
+        cards.append(
+            f'<figure class="{"odd" if row["warnings"] else "sound"}">{images}<figcaption><b>{escape(row["id"])}</b><br>{line}{said}</figcaption></figure>'
+        )
     odd = sum(bool(row["warnings"]) for row in rows)
     head = f"<h1>{escape(title)}</h1><p>{len(rows)} scans, {odd} with warnings. Planes across z, y and x through the middle of the label, whose border is blue.</p>"
     head += "".join(f'<p class="said">{escape(text)}</p>' for text in general)
     switch = '<label><input type="checkbox" onchange="document.body.classList.toggle(\'only\', this.checked)"> only scans with warnings</label>'
-    return html_page(title, f'{head}{switch}<div class="scans">{"".join(cards)}</div>', CONTACT_SHEET_CSS)
+    return html_page(
+        title, f'{head}{switch}<div class="scans">{"".join(cards)}</div>', CONTACT_SHEET_CSS
+    )
 
 # %% ../nbs/09_your_scans/03_check.ipynb #026aa88b
 @dataclass(frozen=True)
@@ -171,7 +213,10 @@ def contact_sheet_path(
     settings: Check,
 ) -> Path:
     "Where the contact sheet goes."
-    return settings.out or (settings.folder if settings.folder.is_dir() else settings.folder.parent) / "check.html"
+    return (
+        settings.out
+        or (settings.folder if settings.folder.is_dir() else settings.folder.parent) / "check.html"
+    )
 
 
 def check(
@@ -181,10 +226,26 @@ def check(
     "Reads every scan once, writes page and JSON. Raises `InputError` where there are no scans."
     folder = settings.folder
     cases = sorted(folder.glob("*/mri_norm2.h5")) or find_cases(folder)
-    rows = list(tqdm(parallel_map(inspect_case, [(case,) for case in cases], settings.workers), "checking", len(cases), unit="scan", **tqdm_options(progress)))
+    rows = list(
+        tqdm(
+            parallel_map(inspect_case, [(case,) for case in cases], settings.workers),
+            "checking",
+            len(cases),
+            unit="scan",
+            **tqdm_options(progress),
+        )
+    )
     readable = [row for row in rows if "error" not in row]
     compared = dataset_warnings(readable) if readable else {}
-    rows = [row | {"warnings": [row["error"]] if "error" in row else case_warnings(row) + compared[row["id"]]} for row in rows]
+    rows = [
+        row
+        | {
+            "warnings": [row["error"]]
+            if "error" in row
+            else case_warnings(row) + compared[row["id"]]
+        }
+        for row in rows
+    ]
     page = contact_sheet_path(settings)
     write_text(page, contact_sheet(rows, compared.get("", []), f"Scans in {folder.resolve().name}"))
     kept = [{name: value for name, value in row.items() if name != "pictures"} for row in rows]
@@ -201,11 +262,24 @@ def main(
         rows, general = check(settings)
         width = max(len(row["id"]) for row in rows)
         for row in rows:
-            line = "cannot be used" if "error" in row else f"{scan_caption(row)}, grey {row['lowest']:.3g} to {row['highest']:.3g}"
-            print("\n".join([f"{row['id']:<{width}}  {line}", *(f"{'':<{width}}  ! {text}" for text in row["warnings"])]))
+            line = (
+                "cannot be used"
+                if "error" in row
+                else f"{scan_caption(row)}, grey {row['lowest']:.3g} to {row['highest']:.3g}"
+            )
+            print(
+                "\n".join(
+                    [
+                        f"{row['id']:<{width}}  {line}",
+                        *(f"{'':<{width}}  ! {text}" for text in row["warnings"]),
+                    ]
+                )
+            )
         for text in general:
             print(f"! {text}")
-        print(f"{len(rows)} scans, {sum(bool(row['warnings']) for row in rows)} with warnings; contact sheet: {contact_sheet_path(settings)}")
+        print(
+            f"{len(rows)} scans, {sum(bool(row['warnings']) for row in rows)} with warnings; contact sheet: {contact_sheet_path(settings)}"
+        )
         if any("error" in row for row in rows):
             raise SystemExit(2)
 

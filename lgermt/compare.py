@@ -10,29 +10,40 @@ __all__ = ['PAPER_ORDER', 'Comparison', 'plan_runs', 'training_seconds', 'check_
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+
 from filelock import FileLock, Timeout
-from .data.datasets import load_split
-from .training.checkpoint import RESUMABLE_CHANGES
-from .training.config import config_to_dict
-from .utils.files import write_json
-from .training.methods import METHODS
-from .training.config import TrainConfig, resolve_config
-from .utils.cli import exit_on_user_error, format_option, parse_args
-from .evaluation.statistics import read_results
-from .data.datasets import PHANTOM_FOLDER
-from .train import TrainingError, run
+
+from .data.datasets import PHANTOM_FOLDER, load_split
+from lgermt.evaluation.statistics import (
+    describe_protocol,
+    latex_table,
+    markdown_table,
+    read_results,
+    summarize_runs,
+)
 from .models.vnet import VNet
+from .train import TrainingError, run
+from .training.checkpoint import RESUMABLE_CHANGES
+from .training.config import TrainConfig, config_to_dict, resolve_config
+from .training.methods import METHODS
+from .utils.cli import Hidden, exit_on_user_error, format_option, parse_args
 from .utils.errors import InputError
-from .utils.cli import Hidden
+from .utils.files import write_json, write_text
 from .viz.report import figures_html
-from .evaluation.statistics import latex_table
-from .evaluation.statistics import markdown_table
-from .evaluation.statistics import describe_protocol
-from .evaluation.statistics import summarize_runs
-from .utils.files import write_text
 
 # %% ../nbs/06_results/05_compare.ipynb #cd336f57
-PAPER_ORDER = ("vnet", "asdnet", "tcse", "mt", "mt-dice", "ua-mt", "er-mt", "l-er-mt", "g-er-mt", "lg-er-mt")
+PAPER_ORDER = (
+    "vnet",
+    "asdnet",
+    "tcse",
+    "mt",
+    "mt-dice",
+    "ua-mt",
+    "er-mt",
+    "l-er-mt",
+    "g-er-mt",
+    "lg-er-mt",
+)
 
 
 @dataclass(frozen=True)
@@ -57,41 +68,65 @@ class Comparison(TrainConfig):
 
 def plan_runs(
     settings: Comparison,
-) -> list[TrainConfig]:  # settings of every run; seeds change slowest, so a comparison cut short has complete rounds
+) -> list[
+    TrainConfig
+]:  # settings of every run; seeds change slowest, so a comparison cut short has complete rounds
     "All runs, checked before the first one starts. Raises `InputError` for what cannot work."
     if not (settings.methods and settings.labeled and settings.seeds):
-        raise InputError("nothing to compare; name at least one of each: --methods, --labeled, --seeds")
+        raise InputError(
+            "nothing to compare; name at least one of each: --methods, --labeled, --seeds"
+        )
     shared = {field.name: getattr(settings, field.name) for field in fields(TrainConfig)}
     folder = settings.runs or Path("runs") / settings.out.name
-    return [resolve_config(TrainConfig(**{**shared, "method": method, "labeled": labeled, "seed": seed, "out": folder / f"{method}_{labeled}_{seed}"}))
-            for seed in settings.seeds for labeled in settings.labeled for method in settings.methods]
+    return [
+        resolve_config(
+            TrainConfig(
+                **{
+                    **shared,
+                    "method": method,
+                    "labeled": labeled,
+                    "seed": seed,
+                    "out": folder / f"{method}_{labeled}_{seed}",
+                }
+            )
+        )
+        for seed in settings.seeds
+        for labeled in settings.labeled
+        for method in settings.methods
+    ]
 
 # %% ../nbs/06_results/05_compare.ipynb #abd8ec2a
 def training_seconds(
     log: list[dict],  # entries of log.jsonl
-) -> float:           # seconds
+) -> float:  # seconds
     "Time spent training, over all stops and starts: each entry holds the speed since the one before."
     before = [0] + [entry["iteration"] for entry in log]
-    return sum((entry["iteration"] - b) / entry["iterations_per_second"] for entry, b in zip(log, before))
+    return sum(
+        (entry["iteration"] - b) / entry["iterations_per_second"] for entry, b in zip(log, before)
+    )
 
 
 def check_same_settings(
-    target: Path,    # JSON of an earlier run
+    target: Path,  # JSON of an earlier run
     config: TrainConfig,  # settings wanted now
 ) -> None:
     "Raises `InputError` when a result that is there was made with other settings."
     before, now = json.loads(target.read_text())["settings"], config_to_dict(config)
     changed = [name for name in before if name != "data" and now.get(name) != before[name]]
     if changed:
-        said = ", ".join(f"{format_option(name, before[name])} (now {now.get(name)})" for name in changed)
-        raise InputError(f"{target}: was made with {said}; repeat those settings, or choose another --out")
+        said = ", ".join(
+            f"{format_option(name, before[name])} (now {now.get(name)})" for name in changed
+        )
+        raise InputError(
+            f"{target}: was made with {said}; repeat those settings, or choose another --out"
+        )
 
 # %% ../nbs/06_results/05_compare.ipynb #c706d4cd
 def run_one(
-    config: TrainConfig,         # one run
-    target: Path,           # its JSON
+    config: TrainConfig,  # one run
+    target: Path,  # its JSON
     progress: bool = True,  # whether to show bars
-) -> str:                   # what happened
+) -> str:  # what happened
     "Trains, scores and writes the result, unless it is there or someone else is at it."
     if target.exists():
         check_same_settings(target, config)
@@ -103,7 +138,9 @@ def run_one(
                 return "was done before"
             metrics = run(replace(config, resume=(config.out / "config.json").exists()), progress)
             if metrics is None:
-                raise InputError(f"{config.data}: no scans to score; add val.list or test.list, or keep some back with --hold-out")
+                raise InputError(
+                    f"{config.data}: no scans to score; add val.list or test.list, or keep some back with --hold-out"
+                )
             write_json(target, collect_result(config, metrics))
     except Timeout:
         return "is being done by another process"
@@ -114,21 +151,40 @@ def run_one(
 
 def collect_result(
     config: TrainConfig,  # of a finished run
-    metrics: dict,   # its metrics.json
-) -> dict:           # what is kept of it
+    metrics: dict,  # its metrics.json
+) -> dict:  # what is kept of it
     "Metrics, settings, cost and circumstances of one run."
-    split = load_split(PHANTOM_FOLDER if config.data == "phantom" else config.data, config.labeled, config.hold_out)
-    scans = {"annotated": config.labeled, "unannotated": len(split.unlabeled) * METHODS[config.method].unlabeled, "scored": len(metrics["cases"])}
-    parameters = sum(p.numel() for p in VNet(base_channels=config.base_channels, norm=config.norm).parameters())
+    split = load_split(
+        PHANTOM_FOLDER if config.data == "phantom" else config.data, config.labeled, config.hold_out
+    )
+    scans = {
+        "annotated": config.labeled,
+        "unannotated": len(split.unlabeled) * METHODS[config.method].unlabeled,
+        "scored": len(metrics["cases"]),
+    }
+    parameters = sum(
+        p.numel() for p in VNet(base_channels=config.base_channels, norm=config.norm).parameters()
+    )
     log = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
-    settings = {name: value for name, value in config_to_dict(config).items() if name not in RESUMABLE_CHANGES} | {"data": Path(config.data).name}
+    settings = {
+        name: value
+        for name, value in config_to_dict(config).items()
+        if name not in RESUMABLE_CHANGES
+    } | {"data": Path(config.data).name}
     made_with = json.loads((config.out / "config.json").read_text())["versions"]
-    return {**metrics, "scans": scans, "parameters": parameters, "seconds": round(training_seconds(log), 1), "settings": settings, "versions": made_with}
+    return {
+        **metrics,
+        "scans": scans,
+        "parameters": parameters,
+        "seconds": round(training_seconds(log), 1),
+        "settings": settings,
+        "versions": made_with,
+    }
 
 # %% ../nbs/06_results/05_compare.ipynb #6cba3cd1
 def write_summary(
     folder: Path,  # results of a comparison
-) -> str:          # the Markdown table
+) -> str:  # the Markdown table
     "Writes summary.json, table.md, table.tex and, where plotly is installed, figures.html of all runs in the folder."
     results = read_results(folder)
     rows = summarize_runs(results)
@@ -146,12 +202,15 @@ def write_summary(
 def compare(
     settings: Comparison,
     progress: bool = True,  # whether to show bars
-) -> str | None:            # the Markdown table; None when nothing is finished yet
+) -> str | None:  # the Markdown table; None when nothing is finished yet
     "All runs, then the summary of what the folder holds. Raises `InputError` for the user's mistakes."
     runs = plan_runs(settings)
     for number, config in enumerate(runs, 1):
         said = run_one(config, settings.out / f"{config.out.name}.json", progress)
-        print(f"[{number}/{len(runs)}] {METHODS[config.method].title}, {config.labeled} annotated, seed {config.seed}: {said}", flush=True)
+        print(
+            f"[{number}/{len(runs)}] {METHODS[config.method].title}, {config.labeled} annotated, seed {config.seed}: {said}",
+            flush=True,
+        )
     return write_summary(settings.out) if read_results(settings.out) else None
 
 

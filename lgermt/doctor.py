@@ -13,20 +13,21 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
+
 import torch
-from .utils.environment import cpu_name
+
+from .models.vnet import VNet
 from .training.config import TrainConfig, resolve_config
 from .utils.cli import exit_on_user_error, parse_args
-from .utils.environment import pick_device, pick_precision
-from .models.vnet import VNet
+from .utils.environment import cpu_name, pick_device, pick_precision
 
 # %% ../nbs/handbook/doctor.ipynb #4ee5621d
 def activation_bytes(
-    patch: tuple,        # X, Y, Z, multiples of 16
+    patch: tuple,  # X, Y, Z, multiples of 16
     base_channels: int,
     batch_size: int,
     norm: str,
-) -> int:                # bytes
+) -> int:  # bytes
     "What the student's forward pass keeps for its backward pass, counted without computing anything."
     kept = {}
 
@@ -43,25 +44,56 @@ def activation_bytes(
 
 def estimate_step_memory(
     config: TrainConfig,  # resolved
-) -> float:          # MB
+) -> float:  # MB
     "Estimate of a training step's peak in float32; half of it is what the forward pass keeps."
-    return 100 + 2 * activation_bytes(config.patch, config.base_channels, config.batch_size, config.norm) / 2**20
+    return (
+        100
+        + 2
+        * activation_bytes(config.patch, config.base_channels, config.batch_size, config.norm)
+        / 2**20
+    )
 
 # %% ../nbs/handbook/doctor.ipynb #f0c13e43
 def widget_problems(
-    folders: list[Path] | None = None,  # where JupyterLab looks for extensions; None: of this environment
-) -> list[str]:                         # what is missing and how to mend it; empty when all is there
+    folders: list[Path]
+    | None = None,  # where JupyterLab looks for extensions; None: of this environment
+) -> list[str]:  # what is missing and how to mend it; empty when all is there
     "Both halves of every widget: the Python package here, the JavaScript extension for the page."
-    faults = [f"{name} is not installed: pip install {name}" for name in ("ipywidgets", "anywidget", "plotly", "jupyterlab") if util.find_spec(name) is None]
+    faults = [
+        f"{name} is not installed: pip install {name}"
+        for name in ("ipywidgets", "anywidget", "plotly", "jupyterlab")
+        if util.find_spec(name) is None
+    ]
     if folders is None:
-        folders = [Path(sys.prefix) / "share/jupyter/labextensions", Path.home() / ".local/share/jupyter/labextensions"]
-    for extension, package in (("@jupyter-widgets/jupyterlab-manager", "jupyterlab_widgets"), ("anywidget", "anywidget")):
+        folders = [
+            Path(sys.prefix) / "share/jupyter/labextensions",
+            Path.home() / ".local/share/jupyter/labextensions",
+        ]
+    for extension, package in (
+        ("@jupyter-widgets/jupyterlab-manager", "jupyterlab_widgets"),
+        ("anywidget", "anywidget"),
+    ):
         if not any((folder / extension / "package.json").is_file() for folder in folders):
-            faults.append(f"JupyterLab's extension {extension} is missing: pip install --force-reinstall {package}, then restart JupyterLab and reload the page")
+            faults.append(
+                f"JupyterLab's extension {extension} is missing: pip install --force-reinstall {package}, then restart JupyterLab and reload the page"
+            )
     return faults
 
 # %% ../nbs/handbook/doctor.ipynb #da01f3fe
-PACKAGES = ("lgermt", "torch", "numpy", "scipy", "h5py", "medpy", "SimpleITK", "plotly", "ipywidgets", "anywidget", "jupyterlab", "nbdev")
+PACKAGES = (
+    "lgermt",
+    "torch",
+    "numpy",
+    "scipy",
+    "h5py",
+    "medpy",
+    "SimpleITK",
+    "plotly",
+    "ipywidgets",
+    "anywidget",
+    "jupyterlab",
+    "nbdev",
+)
 
 
 def installed_version(
@@ -88,28 +120,44 @@ def device_memory(
 # %% ../nbs/handbook/doctor.ipynb #c005e389
 def diagnose(
     config: TrainConfig,  # as given
-) -> dict:           # title -> text; what a person pastes into an issue
+) -> dict:  # title -> text; what a person pastes into an issue
     "Everything about this machine that a training depends on. Raises `InputError` for settings that cannot work."
     config = resolve_config(config)
     device = pick_device(config.device)
-    gpus = [f"{torch.cuda.get_device_name(n)}, {torch.cuda.get_device_properties(n).total_memory / 2**30:.0f} GB" for n in range(torch.cuda.device_count())]
+    gpus = [
+        f"{torch.cuda.get_device_name(n)}, {torch.cuda.get_device_properties(n).total_memory / 2**30:.0f} GB"
+        for n in range(torch.cuda.device_count())
+    ]
     needed, there = estimate_step_memory(config), device_memory(device)
     if pick_precision(config.precision, device) is not None:
         needed, precision = needed / 2, "bfloat16 (multiplied in hardware here)"
     else:
         precision = "float32"
-    verdict = "" if there is None else f" of {there / 1024:.1f} GB" + ("" if needed < 0.8 * there else "; too much: choose a smaller --patch, --batch-size or --base-channels")
+    verdict = (
+        ""
+        if there is None
+        else f" of {there / 1024:.1f} GB"
+        + (
+            ""
+            if needed < 0.8 * there
+            else "; too much: choose a smaller --patch, --batch-size or --base-channels"
+        )
+    )
     faults = widget_problems()
     return {
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "packages": ", ".join(f"{name} {torch.__version__ if name == 'torch' else installed_version(name)}" for name in PACKAGES),  # with the CUDA build
+        "packages": ", ".join(
+            f"{name} {torch.__version__ if name == 'torch' else installed_version(name)}"
+            for name in PACKAGES
+        ),  # with the CUDA build
         "processor": f"{cpu_name() or platform.machine()}, {os.cpu_count()} cores, PyTorch uses {torch.get_num_threads()} threads",
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "GPU": "; ".join(gpus) or "none that PyTorch can use",
         "device": f"{device} would be used, with {precision}",
         "settings": f"{config.method}, patch {' x '.join(map(str, config.patch))}, batch {config.batch_size}, {config.base_channels} channels, {config.norm} norm",
         "memory": f"about {needed / 1024:.1f} GB would be needed{verdict}",
-        "widgets": "; ".join(faults) or "both halves are there; if a figure does not move, reload the page and choose this environment's kernel",
+        "widgets": "; ".join(faults)
+        or "both halves are there; if a figure does not move, reload the page and choose this environment's kernel",
     }
 
 # %% ../nbs/handbook/doctor.ipynb #94875e3e
@@ -135,7 +183,9 @@ def main(
     "What `python -m lgermt.doctor` runs."
     with exit_on_user_error("lgermt.doctor"):
         settings = parse_args(Doctor, argv, "lgermt.doctor")
-        for title, text in diagnose(TrainConfig(data="none", out=Path("none"), **vars(settings))).items():
+        for title, text in diagnose(
+            TrainConfig(data="none", out=Path("none"), **vars(settings))
+        ).items():
             print(f"{title:<13}{text}")
 
 # %% ../nbs/handbook/doctor.ipynb #2db0f120

@@ -10,22 +10,19 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
 import numpy as np
 from tqdm import tqdm
-from .data.datasets import load_scan
-from .training.checkpoint import load_model
-from .utils.files import write_json
-from .utils.errors import InputError
-from .utils.files import write_text
-from .utils.environment import disable_malloc_trim
-from .utils.cli import tqdm_options
-from .evaluation.scoring import format_scores, score_masks, score_network
-from .utils.cli import exit_on_user_error, parse_args
-from .utils.environment import pick_device
-from .data.volume import Volume
-from .data.datasets import case_ids
+
+from .data.datasets import case_ids, load_scan
 from .data.io import read_mask
-from .utils.files import write_csv
+from .data.volume import Volume
+from .evaluation.scoring import format_scores, score_masks, score_network
+from .training.checkpoint import load_model
+from .utils.cli import exit_on_user_error, parse_args, tqdm_options
+from .utils.environment import disable_malloc_trim, pick_device
+from .utils.errors import InputError
+from .utils.files import write_csv, write_json, write_text
 
 # %% ../nbs/06_results/04_evaluate.ipynb #68b3b50d
 @dataclass(frozen=True)
@@ -50,74 +47,105 @@ class Evaluation:
 # %% ../nbs/06_results/04_evaluate.ipynb #21840584
 def find_mask(
     folder: Path,  # of the masks
-    case: str,     # ID of the scan
-) -> Path:         # the one mask of this scan
+    case: str,  # ID of the scan
+) -> Path:  # the one mask of this scan
     "Where a scan's mask lies. Raises `InputError` when there is none, or more than one."
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; --predictions takes a folder of masks")
-    found = [path for suffix in (".nii.gz", ".nii", ".nrrd", ".h5") if (path := folder / f"{case}_pred{suffix}").is_file()]
+    found = [
+        path
+        for suffix in (".nii.gz", ".nii", ".nrrd", ".h5")
+        if (path := folder / f"{case}_pred{suffix}").is_file()
+    ]
     if not found:
-        raise InputError(f"{folder}: no mask {case}_pred.nii.gz (nor .nii, .nrrd, .h5); every scan of the split needs one")
+        raise InputError(
+            f"{folder}: no mask {case}_pred.nii.gz (nor .nii, .nrrd, .h5); every scan of the split needs one"
+        )
     if len(found) > 1:
-        raise InputError(f"{folder}: {' and '.join(path.name for path in found)} are masks of the same scan; keep one")
+        raise InputError(
+            f"{folder}: {' and '.join(path.name for path in found)} are masks of the same scan; keep one"
+        )
     return found[0]
 
 # %% ../nbs/06_results/04_evaluate.ipynb #c3d8aff8
 def case_rows(
     cases: list[dict],  # of metrics.json
-) -> list[dict]:        # rows of the table
+) -> list[dict]:  # rows of the table
     "Cases with units in the column names, the worst Dice first."
     names = {"asd": "asd_voxel", "hd95": "hd95_voxel"}
-    return [{names.get(key, key): value for key, value in case.items()} for case in sorted(cases, key=lambda case: case["dice"])]
+    return [
+        {names.get(key, key): value for key, value in case.items()}
+        for case in sorted(cases, key=lambda case: case["dice"])
+    ]
 
 # %% ../nbs/06_results/04_evaluate.ipynb #b5c5c493
 def split_name(
     split: str,  # test, val, or a list's path
-) -> str:        # for the result
+) -> str:  # for the result
     "A split as the result names it."
     return split if split in ("test", "val") else Path(split).name
 
 
 def score_folder(
-    settings: Evaluation,    # with predictions
-    cases: list[str],        # IDs
-    volumes: list[Volume],   # annotated scans, in the same order
-    progress: bool = True,   # whether to show a bar
+    settings: Evaluation,  # with predictions
+    cases: list[str],  # IDs
+    volumes: list[Volume],  # annotated scans, in the same order
+    progress: bool = True,  # whether to show a bar
 ) -> tuple[dict, list[np.ndarray]]:  # content of metrics.json, the masks
     "Scores masks that lie in a folder. Raises `InputError` for a mask that is missing or does not fit."
-    masks = [read_mask(find_mask(settings.predictions, case), volume) for case, volume in zip(cases, volumes)]
+    masks = [
+        read_mask(find_mask(settings.predictions, case), volume)
+        for case, volume in zip(cases, volumes)
+    ]
     pairs = tqdm(list(zip(volumes, masks)), "scoring", unit="scan", **tqdm_options(progress))
     metrics = score_masks(pairs, settings.predictions.resolve().name, split_name(settings.split))
     return metrics | {"predictions": str(settings.predictions)}, masks
 
 
 def write_pictures(
-    path: Path,               # HTML file to write, whole or not at all
-    metrics: dict,            # content of metrics.json
-    volumes: list[Volume],    # the scored scans
+    path: Path,  # HTML file to write, whole or not at all
+    metrics: dict,  # content of metrics.json
+    volumes: list[Volume],  # the scored scans
     masks: list[np.ndarray],  # their masks
-) -> bool:                    # whether the packages for it are there
+) -> bool:  # whether the packages for it are there
     "One page, the worst case first, each with three planes."
     try:
         from lgermt.viz.report import cases_html, thumbnails
-        pictures = [thumbnails(volume.image, {"truth": volume.label, "prediction": mask}) for volume, mask in zip(volumes, masks)]
+
+        pictures = [
+            thumbnails(volume.image, {"truth": volume.label, "prediction": mask})
+            for volume, mask in zip(volumes, masks)
+        ]
     except ImportError as error:
-        print(f"no {path.name}: {error.name} is not installed (pip install plotly scikit-image pillow)", file=sys.stderr)
+        print(
+            f"no {path.name}: {error.name} is not installed (pip install plotly scikit-image pillow)",
+            file=sys.stderr,
+        )
         return False
-    write_text(path, cases_html(metrics["cases"], pictures, f"{metrics['method']} on {metrics['split']}"))
+    write_text(
+        path, cases_html(metrics["cases"], pictures, f"{metrics['method']} on {metrics['split']}")
+    )
     return True
 
 # %% ../nbs/06_results/04_evaluate.ipynb #9aa76044
 def evaluate(
     settings: Evaluation,
     progress: bool = True,  # whether to show a bar
-) -> dict:                  # content of the JSON file
+) -> dict:  # content of the JSON file
     "Scores every scan of the split, writes JSON, CSV and a page of pictures. Raises `InputError` for the user's mistakes."
     if (settings.checkpoint is None) == (settings.predictions is None):
-        raise InputError("--checkpoint scores a network, --predictions a folder of masks; give one of the two")
+        raise InputError(
+            "--checkpoint scores a network, --predictions a folder of masks; give one of the two"
+        )
     if settings.out.suffix in (".csv", ".html") or settings.out.is_dir():
-        raise InputError(f"--out {settings.out}: takes the name of a JSON file; the table comes beside it as .csv")
-    model, config = load_model(settings.checkpoint, pick_device(settings.device), settings.network) if settings.checkpoint else (None, None)
+        raise InputError(
+            f"--out {settings.out}: takes the name of a JSON file; the table comes beside it as .csv"
+        )
+    model, config = (
+        load_model(settings.checkpoint, pick_device(settings.device), settings.network)
+        if settings.checkpoint
+        else (None, None)
+    )
     cases = case_ids(settings.data, settings.split, config.hold_out if config else 0)
     if settings.predictions:
         for case in cases:
@@ -142,7 +170,11 @@ def main(
     with exit_on_user_error("lgermt.evaluate"):
         settings = parse_args(Evaluation, argv, "lgermt.evaluate")
         print(format_scores(evaluate(settings)))
-    others = [path.name for suffix in (".csv", ".html") if (path := settings.out.with_suffix(suffix)).exists()]
+    others = [
+        path.name
+        for suffix in (".csv", ".html")
+        if (path := settings.out.with_suffix(suffix)).exists()
+    ]
     print(f"written to {settings.out}, {', '.join(others)}")
 
 # %% ../nbs/06_results/04_evaluate.ipynb #a2156046

@@ -11,17 +11,17 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
 import torch
-from .training.config import config_to_dict
+
+from .models.vnet import VNet
 from .training.checkpoint import load_model
-from .utils.files import write_json
-from .utils.errors import InputError
-from .utils.files import atomic_write, write_text
+from .training.config import TrainConfig, config_to_dict
 from .training.methods import METHODS
-from .training.config import TrainConfig
 from .utils.cli import Flag, exit_on_user_error, parse_args
 from .utils.environment import pick_device
-from .models.vnet import VNet
+from .utils.errors import InputError
+from .utils.files import atomic_write, write_json, write_text
 
 # %% ../nbs/09_your_scans/05_export.ipynb #aa1b854a
 MODEL_CARD_TEMPLATE = """# Left atrium segmentation, {title}
@@ -53,49 +53,85 @@ Distances in voxels. No post-processing, no test-time augmentation, no choice am
 
 def card_metrics(
     metrics: dict | None,  # content of metrics.json
-) -> str:                  # a table in Markdown, or that there is none
+) -> str:  # a table in Markdown, or that there is none
     "What the run scored, as the card shows it."
     if not metrics:
         return "Not scored: the run had no validation or test scans.\n"
-    rows = [("Dice (%)", "dice", 100), ("Jaccard (%)", "jaccard", 100), ("ASD", "asd", 1), ("95HD", "hd95", 1)]
-    lines = [f"| {name} | {factor * metrics['mean'][key]:.2f} | {factor * metrics['std'].get(key, float('nan')):.2f} |" for name, key, factor in rows]
+    rows = [
+        ("Dice (%)", "dice", 100),
+        ("Jaccard (%)", "jaccard", 100),
+        ("ASD", "asd", 1),
+        ("95HD", "hd95", 1),
+    ]
+    lines = [
+        f"| {name} | {factor * metrics['mean'][key]:.2f} | {factor * metrics['std'].get(key, float('nan')):.2f} |"
+        for name, key, factor in rows
+    ]
     head = f"On {len(metrics['cases'])} scans of the {metrics['split']} list (empty predictions: {metrics['empty_predictions']}):\n\n| | mean | std over scans |\n| --- | --- | --- |\n"
     return head + "\n".join(lines) + "\n"
 
 # %% ../nbs/09_your_scans/05_export.ipynb #65626b97
 def model_card(
-    config: TrainConfig,        # of the run
+    config: TrainConfig,  # of the run
     metrics: dict | None,  # content of its metrics.json
-    network: str,          # student or teacher
-    folder: Path,          # where the model goes
-) -> str:                  # Markdown
+    network: str,  # student or teacher
+    folder: Path,  # where the model goes
+) -> str:  # Markdown
     "Data, protocol, numbers and limits of a trained network."
     method = METHODS[config.method]
-    spacing = f"Voxels of {' x '.join(f'{side:g}' for side in config.spacing)} mm." if config.spacing else "The voxel size is that of the scans as they were; it is not recorded."
+    spacing = (
+        f"Voxels of {' x '.join(f'{side:g}' for side in config.spacing)} mm."
+        if config.spacing
+        else "The voxel size is that of the scans as they were; it is not recorded."
+    )
     words = lambda sides: " x ".join(map(str, sides))
-    return MODEL_CARD_TEMPLATE.format(title=method.title, channels=config.base_channels, iterations=config.iterations, seed=config.seed, network=network, data=Path(config.data).name,
-                       labeled=config.labeled, unlabeled=", the rest of the list without annotation" if method.unlabeled else "", spacing=spacing,
-                       patch=words(config.patch), stride=words(config.stride), numbers=card_metrics(metrics), folder=folder.name)
+    return MODEL_CARD_TEMPLATE.format(
+        title=method.title,
+        channels=config.base_channels,
+        iterations=config.iterations,
+        seed=config.seed,
+        network=network,
+        data=Path(config.data).name,
+        labeled=config.labeled,
+        unlabeled=", the rest of the list without annotation" if method.unlabeled else "",
+        spacing=spacing,
+        patch=words(config.patch),
+        stride=words(config.stride),
+        numbers=card_metrics(metrics),
+        folder=folder.name,
+    )
 
 # %% ../nbs/09_your_scans/05_export.ipynb #71143afe
 def write_onnx(
     path: Path,
-    model: VNet,     # in evaluation mode
-    patch: tuple,    # X, Y, Z of the window
+    model: VNet,  # in evaluation mode
+    patch: tuple,  # X, Y, Z of the window
 ) -> None:
     "The network as an ONNX graph: image (B, 1, X, Y, Z) to logits (B, 2, X, Y, Z), B free. Raises `InputError` where the packages are missing."
     try:
         import onnxscript  # noqa: F401  PyTorch's exporter needs it
     except ImportError:
-        raise InputError("--onnx needs the packages onnx and onnxscript: pip install onnx onnxscript onnxruntime") from None
+        raise InputError(
+            "--onnx needs the packages onnx and onnxscript: pip install onnx onnxscript onnxruntime"
+        ) from None
     import logging
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that this network does not need
+    logging.getLogger("torch.onnx").setLevel(
+        logging.ERROR
+    )  # it tells of packages that this network does not need
     example = torch.zeros(2, 1, *patch)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         batch = {0: torch.export.Dim("batch", min=1, max=1024)}
-        program = torch.onnx.export(model.cpu(), (example,), dynamo=True, input_names=["image"], output_names=["logits"], dynamic_shapes=(batch,), verbose=False)
+        program = torch.onnx.export(
+            model.cpu(),
+            (example,),
+            dynamo=True,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=(batch,),
+            verbose=False,
+        )
     with atomic_write(path) as temporary:
         program.save(temporary)
 
@@ -123,17 +159,33 @@ def export(
     from safetensors.torch import save_file
 
     if (settings.out / "config.json").exists() and not settings.overwrite:
-        raise InputError(f"{settings.out}: holds a model already; say --overwrite or choose another --out")
+        raise InputError(
+            f"{settings.out}: holds a model already; say --overwrite or choose another --out"
+        )
     model, config = load_model(settings.checkpoint, pick_device("cpu"), settings.network)
     scored = settings.checkpoint.with_name("metrics.json")
-    metrics = json.loads(scored.read_text()) if scored.exists() and settings.network == "student" else None
-    about = {"settings": config_to_dict(config) | {"data": Path(config.data).name, "out": settings.out.name}, "network": settings.network,
-             "input": "(B, 1, X, Y, Z) float32, z-scored over the whole scan", "output": "(B, 2, X, Y, Z) logits: background, atrium", "metrics": metrics and metrics["mean"]}
+    metrics = (
+        json.loads(scored.read_text())
+        if scored.exists() and settings.network == "student"
+        else None
+    )
+    about = {
+        "settings": config_to_dict(config)
+        | {"data": Path(config.data).name, "out": settings.out.name},
+        "network": settings.network,
+        "input": "(B, 1, X, Y, Z) float32, z-scored over the whole scan",
+        "output": "(B, 2, X, Y, Z) logits: background, atrium",
+        "metrics": metrics and metrics["mean"],
+    }
     with atomic_write(settings.out / "model.safetensors") as temporary:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+        save_file(
+            {name: value.contiguous() for name, value in model.state_dict().items()}, temporary
+        )
     if settings.onnx:
         write_onnx(settings.out / "model.onnx", model, config.patch)
-    write_text(settings.out / "README.md", model_card(config, metrics, settings.network, settings.out))
+    write_text(
+        settings.out / "README.md", model_card(config, metrics, settings.network, settings.out)
+    )
     write_json(settings.out / "config.json", about)
     return sorted(settings.out.iterdir())
 

@@ -11,32 +11,38 @@ import dataclasses
 import math
 from pathlib import Path
 from typing import Literal
+
 import numpy as np
 import torch
 import tyro
 from scipy import ndimage
 from tqdm import tqdm
-from .utils.files import write_csv
-from .training.checkpoint import load_any_model
-from .utils.errors import InputError
-from .utils.files import file_suffix, scan_id
-from .data.volume import grid_mismatch, resample_like, resample_to_spacing
-from .evaluation.sliding_window import sliding_window
-from .utils.environment import disable_malloc_trim
-from .evaluation.metrics import METRICS, compute_metrics
-from .utils.cli import tqdm_options
-from .training.config import TrainConfig
-from .utils.cli import Flag, exit_on_user_error, parse_args
-from .utils.environment import pick_device
-from .data.surface import extract_surface, write_stl
+
 from .data.io import SITK_SUFFIXES, read_scan, write_image_like, write_mask
-from .data.volume import Volume, binary_label, check_volume, normalize
+from .data.surface import extract_surface, write_stl
+from lgermt.data.volume import (
+    Volume,
+    binary_label,
+    check_volume,
+    grid_mismatch,
+    normalize,
+    resample_like,
+    resample_to_spacing,
+)
+from .evaluation.metrics import METRICS, compute_metrics
+from .evaluation.sliding_window import sliding_window
+from .training.checkpoint import load_any_model
+from .training.config import TrainConfig
+from .utils.cli import Flag, exit_on_user_error, parse_args, tqdm_options
+from .utils.environment import disable_malloc_trim, pick_device
+from .utils.errors import InputError
+from .utils.files import file_suffix, scan_id, write_csv
 
 # %% ../nbs/09_your_scans/04_predict.ipynb #98b10c8a
 def read_for_prediction(
-    path: Path,                     # h5, NRRD or NIfTI
-    spacing: tuple | None = None,   # mm, of the training scans where they were resampled
-) -> tuple[Volume, Volume]:         # the scan as it lies in the file; what the network is to see
+    path: Path,  # h5, NRRD or NIfTI
+    spacing: tuple | None = None,  # mm, of the training scans where they were resampled
+) -> tuple[Volume, Volume]:  # the scan as it lies in the file; what the network is to see
     "A scan, and the scan as the network expects it: h5 files are prepared already, others are resampled and z-scored here."
     volume = check_volume(read_scan(path), labeled=False)
     if file_suffix(path) == ".h5":
@@ -51,10 +57,10 @@ TTA_FLIPS = ((), (0,), (1,))  # axes along which the scan is mirrored
 @torch.inference_mode()
 def foreground_margin(
     model: torch.nn.Module,  # the network
-    image: np.ndarray,       # (X, Y, Z) float32, normalised as in training
-    config: TrainConfig,          # patch and stride
-    tta: bool = False,       # mean over the scan and its mirrors along x and y
-) -> np.ndarray:             # (X, Y, Z) float32, -1 (background) to 1 (atrium)
+    image: np.ndarray,  # (X, Y, Z) float32, normalised as in training
+    config: TrainConfig,  # patch and stride
+    tta: bool = False,  # mean over the scan and its mirrors along x and y
+) -> np.ndarray:  # (X, Y, Z) float32, -1 (background) to 1 (atrium)
     "Probability of atrium minus probability of background, window by window, mirror by mirror."
     image = torch.from_numpy(np.ascontiguousarray(image))
     image = image.to(next(model.parameters(), image).device)  # an ONNX graph has no parameters
@@ -67,7 +73,7 @@ def foreground_margin(
 # %% ../nbs/09_your_scans/04_predict.ipynb #a25f6f8a
 def largest_component(
     mask: np.ndarray,  # (X, Y, Z) of {0, 1}
-) -> np.ndarray:       # uint8, its largest piece; empty stays empty
+) -> np.ndarray:  # uint8, its largest piece; empty stays empty
     "The largest 26-connected piece of a mask."
     labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
     if count < 2:
@@ -77,36 +83,54 @@ def largest_component(
 
 # %% ../nbs/09_your_scans/04_predict.ipynb #c89ce522
 def summary_row(
-    volume: Volume,    # the scan
+    volume: Volume,  # the scan
     mask: np.ndarray,  # (X, Y, Z) uint8
-) -> dict:             # a row of predictions.csv
+) -> dict:  # a row of predictions.csv
     "Volume in voxels and, where the spacing is known, in ml; metrics where the scan has a label."
     voxels = int(mask.sum())
-    row = {"id": volume.id, "voxels": voxels, "ml": voxels * math.prod(volume.spacing) / 1000 if volume.spacing else ""}
-    return row | (compute_metrics(mask, volume.label) if volume.label is not None else dict.fromkeys(METRICS, ""))
+    row = {
+        "id": volume.id,
+        "voxels": voxels,
+        "ml": voxels * math.prod(volume.spacing) / 1000 if volume.spacing else "",
+    }
+    return row | (
+        compute_metrics(mask, volume.label)
+        if volume.label is not None
+        else dict.fromkeys(METRICS, "")
+    )
 
 # %% ../nbs/09_your_scans/04_predict.ipynb #0c356d82
 def attach_label(
-    path: Path,            # of the scan
-    volume: Volume,        # as read
-    labels: Path | None,   # folder of annotations
-) -> Volume:               # the same, with its label where there is one
+    path: Path,  # of the scan
+    volume: Volume,  # as read
+    labels: Path | None,  # folder of annotations
+) -> Volume:  # the same, with its label where there is one
     "The annotation of a scan. Raises `InputError` for one that does not lie on it."
     places = [path.with_name("laendo.nrrd")] if path.name == "lgemri.nrrd" else []
-    places += [labels / f"{scan_id(path)}{ending}{suffix}" for ending in ("", "_label") for suffix in SITK_SUFFIXES] if labels else []
+    places += (
+        [
+            labels / f"{scan_id(path)}{ending}{suffix}"
+            for ending in ("", "_label")
+            for suffix in SITK_SUFFIXES
+        ]
+        if labels
+        else []
+    )
     found = next((place for place in places if place.is_file()), None)
     if volume.label is not None or found is None:
         return volume
     label = read_scan(found)
     if differs := grid_mismatch(volume, label):
-        raise InputError(f"{found}: does not lie on {path.name}: {differs}; export it on the scan's own grid")
+        raise InputError(
+            f"{found}: does not lie on {path.name}: {differs}; export it on the scan's own grid"
+        )
     return dataclasses.replace(volume, label=binary_label(label.image, found))
 
 # %% ../nbs/09_your_scans/04_predict.ipynb #7d33d132
 def write_probabilities(
-    path: Path,     # ending in .nii.gz, .nii or .nrrd
+    path: Path,  # ending in .nii.gz, .nii or .nrrd
     p: np.ndarray,  # (X, Y, Z) probability of atrium
-    like: Volume,   # the scan whose grid it lies on
+    like: Volume,  # the scan whose grid it lies on
 ) -> None:
     "Write a float32 image on the scan's own grid, whole or not at all."
     write_image_like(path, np.asarray(p, np.float32), like)
@@ -145,27 +169,39 @@ def plan_outputs(
 ) -> dict:  # case name -> scan
     "What becomes what. Raises `InputError` when two scans get one name, or a result is there already."
     if not settings.scans:
-        raise InputError("no scan given; name one or more .h5, .nrrd, .nii or .nii.gz files after the options")
+        raise InputError(
+            "no scan given; name one or more .h5, .nrrd, .nii or .nii.gz files after the options"
+        )
     targets = {}
     for scan in settings.scans:
         case = scan_id(scan)
         if case in targets:
-            raise InputError(f"{scan} and {targets[case]} would both become {case}_pred.nii.gz; rename one or use two output folders")
-        for ending in ("_pred.nii.gz", *["_prob.nii.gz"] * settings.probabilities, *["_pred.stl"] * settings.surface):
+            raise InputError(
+                f"{scan} and {targets[case]} would both become {case}_pred.nii.gz; rename one or use two output folders"
+            )
+        for ending in (
+            "_pred.nii.gz",
+            *["_prob.nii.gz"] * settings.probabilities,
+            *["_pred.stl"] * settings.surface,
+        ):
             if (there := settings.out / f"{case}{ending}").exists() and not settings.overwrite:
-                raise InputError(f"{there}: is there already; say --overwrite or choose another --out")
+                raise InputError(
+                    f"{there}: is there already; say --overwrite or choose another --out"
+                )
         targets[case] = scan
     if settings.labels and not settings.labels.is_dir():
-        raise InputError(f"{settings.labels}: no such folder; --labels takes a folder of annotations")
+        raise InputError(
+            f"{settings.labels}: no such folder; --labels takes a folder of annotations"
+        )
     return targets
 
 # %% ../nbs/09_your_scans/04_predict.ipynb #e90299f1
 def predict_case(
     scan: Path,
     model: torch.nn.Module,
-    config: TrainConfig,        # of the training
+    config: TrainConfig,  # of the training
     settings: Prediction,
-) -> dict:                 # a row of predictions.csv
+) -> dict:  # a row of predictions.csv
     "One scan: reads, predicts, brings the result back onto the scan's own voxels, writes."
     volume, seen = read_for_prediction(scan, config.spacing)
     volume = attach_label(scan, volume, settings.labels)
@@ -176,7 +212,9 @@ def predict_case(
     mask = largest_component(mask) if settings.largest_component else mask
     write_mask(settings.out / f"{volume.id}_pred.nii.gz", mask, volume)
     if settings.probabilities:
-        write_probabilities(settings.out / f"{volume.id}_prob.nii.gz", np.clip((1 + d) / 2, 0, 1), volume)
+        write_probabilities(
+            settings.out / f"{volume.id}_prob.nii.gz", np.clip((1 + d) / 2, 0, 1), volume
+        )
     if settings.surface and mask.any():
         write_stl(settings.out / f"{volume.id}_pred.stl", extract_surface(mask, volume))
     return summary_row(volume, mask)
@@ -185,10 +223,12 @@ def predict_case(
 def predict(
     settings: Prediction,
     progress: bool = True,  # whether to show a bar
-) -> list[dict]:            # rows of predictions.csv
+) -> list[dict]:  # rows of predictions.csv
     "Segments every scan, one at a time; writes masks and table. Raises `InputError` for the user's mistakes."
     targets = plan_outputs(settings)
-    model, config = load_any_model(settings.checkpoint, pick_device(settings.device), settings.network)
+    model, config = load_any_model(
+        settings.checkpoint, pick_device(settings.device), settings.network
+    )
     disable_malloc_trim()
     scans = tqdm(targets.values(), "predicting", unit="scan", delay=1, **tqdm_options(progress))
     rows = [predict_case(scan, model, config, settings) for scan in scans]
@@ -204,7 +244,10 @@ def main(
         settings = parse_args(Prediction, argv, "lgermt.predict")
         for row in predict(settings):
             size = f"{row['ml']:.1f} ml" if row["ml"] != "" else f"{row['voxels']} voxels"
-            print(f"{row['id']}: {size}" + (f", Dice {100 * row['dice']:.2f} %" if row["dice"] != "" else ""))
+            print(
+                f"{row['id']}: {size}"
+                + (f", Dice {100 * row['dice']:.2f} %" if row["dice"] != "" else "")
+            )
     print(f"masks in {settings.out}")
 
 # %% ../nbs/09_your_scans/04_predict.ipynb #2561ad35

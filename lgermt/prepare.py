@@ -13,28 +13,26 @@ import warnings
 import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
 import numpy as np
 import tyro
 from tqdm import tqdm
-from .utils.files import write_json
-from .utils.errors import InputError
-from .utils.files import write_text
-from .data.volume import crop_to_box, resample_to_spacing
-from .data.datasets import read_prepare_json
-from .data.datasets import split_cases
-from .utils.cli import tqdm_options
-from .utils.cli import Flag, exit_on_user_error, parse_args
-from .data.sources import Case, find_cases, read_case, read_table
-from .data.volume import Volume, normalize
+
+from .data.datasets import read_prepare_json, split_cases
 from .data.io import write_h5
+from .data.sources import Case, find_cases, read_case, read_table
+from .data.volume import Volume, crop_to_box, normalize, resample_to_spacing
+from .utils.cli import Flag, exit_on_user_error, parse_args, tqdm_options
 from .utils.environment import parallel_map
+from .utils.errors import InputError
+from .utils.files import write_json, write_text
 
 # %% ../nbs/09_your_scans/02_prepare.ipynb #6198f537
 def published_box(
     label: np.ndarray,  # (X, Y, Z) of {0, 1}, not empty
-    margins: tuple,     # ((below, above) of x, (below, above) of y), voxels
-    patch: tuple,       # X, Y, Z: what the box should at least hold
-) -> tuple:             # ((x0, x1), (y0, y1), (z0, z1)), ends not included
+    margins: tuple,  # ((below, above) of x, (below, above) of y), voxels
+    patch: tuple,  # X, Y, Z: what the box should at least hold
+) -> tuple:  # ((x0, x1), (y0, y1), (z0, z1)), ends not included
     "The published crop: the annotation's box, half of what it lacks to the patch, a margin; along z everything."
     box = []
     for voxels, (below, above), p, n in zip(np.nonzero(label), margins, patch, label.shape):
@@ -47,7 +45,7 @@ def published_box(
 def random_margins(
     seed: int,
     case: str,  # ID of the scan
-) -> tuple:     # ((below, above) of x, (below, above) of y), 10 to 19 voxels
+) -> tuple:  # ((below, above) of x, (below, above) of y), 10 to 19 voxels
     "Margins of one scan, a function of the seed and its ID alone."
     drawn = np.random.default_rng((seed, zlib.crc32(case.encode()))).integers(10, 20, (2, 2))
     return tuple(tuple(map(int, pair)) for pair in drawn)
@@ -55,31 +53,35 @@ def random_margins(
 # %% ../nbs/09_your_scans/02_prepare.ipynb #721be8f7
 def read_boxes(
     path: Path,  # CSV with id,x0,x1,y0,y1,z0,z1
-) -> dict:       # ID -> ((x0, x1), (y0, y1), (z0, z1))
+) -> dict:  # ID -> ((x0, x1), (y0, y1), (z0, z1))
     "Boxes by scan. Raises `InputError` for a table that does not hold them."
     names, boxes = ("x0", "x1", "y0", "y1", "z0", "z1"), {}
     for number, row in enumerate(read_table(path, ("id", *names)), 2):
         try:
             x0, x1, y0, y1, z0, z1 = (int(row[name]) for name in names)
         except ValueError:
-            raise InputError(f"{path}: line {number}: {', '.join(names)} are whole numbers of voxels") from None
+            raise InputError(
+                f"{path}: line {number}: {', '.join(names)} are whole numbers of voxels"
+            ) from None
         boxes[row["id"]] = ((x0, x1), (y0, y1), (z0, z1))
     return boxes
 
 
 def crop_case(
-    volume: Volume,       # whole
-    crop_mode: str,             # none, label or a table
-    box: tuple | None,    # of the table
-    margins: tuple,       # of the label's box
-    patch: tuple,         # the label's box is widened to it
+    volume: Volume,  # whole
+    crop_mode: str,  # none, label or a table
+    box: tuple | None,  # of the table
+    margins: tuple,  # of the label's box
+    patch: tuple,  # the label's box is widened to it
 ) -> Volume:
     "The part of a scan that is kept. Raises `InputError` where no box is known."
     if crop_mode == "none":
         return volume
     if box is None:
         if volume.label is None or not volume.label.any():
-            raise InputError(f"{volume.id}: no annotation to put a box around; name its box in a table, --crop BOXES.csv, or use --crop none")
+            raise InputError(
+                f"{volume.id}: no annotation to put a box around; name its box in a table, --crop BOXES.csv, or use --crop none"
+            )
         box = published_box(volume.label, margins, patch)
     return crop_to_box(volume, box)
 
@@ -91,7 +93,7 @@ def prepare_case(
     case: Case,
     settings: "Preparation",
     box: tuple | None,  # of the table, in voxels of the file
-) -> list[str]:         # what was remarkable
+) -> list[str]:  # what was remarkable
     "Reads one scan and writes its h5 file. Raises `InputError` for a scan that cannot be used."
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -100,10 +102,21 @@ def prepare_case(
         before, volume = volume.spacing, resample_to_spacing(volume, settings.spacing)
         if box:  # named in voxels of the file
             scale = np.divide(before, settings.spacing)
-            box = tuple((round(a * s), min(round(b * s), n)) for (a, b), s, n in zip(box, scale, volume.image.shape))
+            box = tuple(
+                (round(a * s), min(round(b * s), n))
+                for (a, b), s, n in zip(box, scale, volume.image.shape)
+            )
     volume = replace(volume, image=normalize(volume.image, case.id))
-    volume = crop_case(volume, settings.crop, box, random_margins(settings.seed, case.id), settings.patch)
-    write_h5(settings.out / case.id / "mri_norm2.h5", volume, normalization=NORMALIZATION, crop=settings.crop, source=case.image.name)
+    volume = crop_case(
+        volume, settings.crop, box, random_margins(settings.seed, case.id), settings.patch
+    )
+    write_h5(
+        settings.out / case.id / "mri_norm2.h5",
+        volume,
+        normalization=NORMALIZATION,
+        crop=settings.crop,
+        source=case.image.name,
+    )
     return [str(warning.message).removeprefix(f"{case.label}: ") for warning in said]
 
 # %% ../nbs/09_your_scans/02_prepare.ipynb #b7057dc8
@@ -149,7 +162,13 @@ class Preparation:
     "Prepare every scan anew."
 
 # %% ../nbs/09_your_scans/02_prepare.ipynb #e1c9ee77
-FILE_DETERMINING_SETTINGS = ("crop", "spacing", "patch", "foreground", "seed")  # what a scan's file depends on
+FILE_DETERMINING_SETTINGS = (
+    "crop",
+    "spacing",
+    "patch",
+    "foreground",
+    "seed",
+)  # what a scan's file depends on
 
 
 def claim_output_folder(
@@ -157,43 +176,74 @@ def claim_output_folder(
 ) -> None:
     "Writes prepare.json. Raises `InputError` where the folder holds scans prepared in another way."
     if settings.spacing and min(settings.spacing) <= 0:
-        raise InputError(f"--spacing {' '.join(map(str, settings.spacing))}: every side of a voxel is more than 0 mm")
+        raise InputError(
+            f"--spacing {' '.join(map(str, settings.spacing))}: every side of a voxel is more than 0 mm"
+        )
     if settings.seed < 0 or settings.workers < 0:
-        raise InputError(f"--seed {settings.seed} --workers {settings.workers}: neither may be below 0")
-    note, wanted = settings.out / "prepare.json", {name: asdict(settings)[name] for name in FILE_DETERMINING_SETTINGS}
-    wanted = json.loads(json.dumps(wanted)) | {"spacing": settings.spacing, "normalization": NORMALIZATION}
+        raise InputError(
+            f"--seed {settings.seed} --workers {settings.workers}: neither may be below 0"
+        )
+    note, wanted = (
+        settings.out / "prepare.json",
+        {name: asdict(settings)[name] for name in FILE_DETERMINING_SETTINGS},
+    )
+    wanted = json.loads(json.dumps(wanted)) | {
+        "spacing": settings.spacing,
+        "normalization": NORMALIZATION,
+    }
     scans = list(settings.out.glob("*/mri_norm2.h5"))
     if settings.overwrite:
-        for scan in scans if note.exists() else ():  # before the note: stopped here or later, nothing of the old kind is taken for done
+        for scan in (
+            scans if note.exists() else ()
+        ):  # before the note: stopped here or later, nothing of the old kind is taken for done
             scan.unlink()
     else:
         found = read_prepare_json(settings.out)
         if found is None and scans:
-            raise InputError(f"{settings.out}: holds scans, but not from this command; choose another --out")
+            raise InputError(
+                f"{settings.out}: holds scans, but not from this command; choose another --out"
+            )
         if changed := [name for name in wanted if found and found.get(name) != wanted[name]]:
-            raise InputError(f"{note}: the scans there were made with {changed[0]} {found.get(changed[0])}, now it is {wanted[changed[0]]}; choose another --out, or --overwrite")
+            raise InputError(
+                f"{note}: the scans there were made with {changed[0]} {found.get(changed[0])}, now it is {wanted[changed[0]]}; choose another --out, or --overwrite"
+            )
     write_json(note, wanted)
 
 # %% ../nbs/09_your_scans/02_prepare.ipynb #3aac448e
 def prepare(
     settings: Preparation,
     progress: bool = True,  # whether to show a bar
-) -> dict:                  # lists: name -> IDs; refused: ID -> why; remarks: text -> number of scans
+) -> dict:  # lists: name -> IDs; refused: ID -> why; remarks: text -> number of scans
     "Prepares every scan of the source. Raises `InputError` for the user's mistakes, not for a single scan's."
     cases = find_cases(settings.source)
     boxes = {} if settings.crop in ("none", "label") else read_boxes(Path(settings.crop))
-    share = lambda cases: split_cases(cases, settings.labeled, settings.val, settings.test, settings.seed)
+    share = lambda cases: split_cases(
+        cases, settings.labeled, settings.val, settings.test, settings.seed
+    )
     share(cases)  # a mistake in it shows before the work
     claim_output_folder(settings)
-    done = set() if settings.overwrite else {case.id for case in cases if (settings.out / case.id / "mri_norm2.h5").exists()}
+    done = (
+        set()
+        if settings.overwrite
+        else {case.id for case in cases if (settings.out / case.id / "mri_norm2.h5").exists()}
+    )
     jobs = [(case, settings, boxes.get(case.id)) for case in cases if case.id not in done]
     refused, remarks = {}, {}
-    for case, said, why in tqdm(parallel_map(try_prepare, jobs, settings.workers), "preparing", len(jobs), unit="scan", **tqdm_options(progress)):
+    for case, said, why in tqdm(
+        parallel_map(try_prepare, jobs, settings.workers),
+        "preparing",
+        len(jobs),
+        unit="scan",
+        **tqdm_options(progress),
+    ):
         refused |= {case: why} if why else {}
         remarks |= {text: remarks.get(text, 0) + 1 for text in said}
     cases = [case for case in cases if case.id not in refused]
     if not any(case.label for case in cases):
-        raise InputError("; ".join(refused.values()) or f"{settings.source}: no scan is annotated; at least one label is needed to train")
+        raise InputError(
+            "; ".join(refused.values())
+            or f"{settings.source}: no scan is annotated; at least one label is needed to train"
+        )
     lists = share(cases)
     for name, ids in lists.items():
         (settings.out / name).unlink(missing_ok=True)

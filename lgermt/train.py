@@ -17,33 +17,42 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from .data.datasets import PHANTOM_FOLDER, Split, load_scan, load_split, write_phantoms
 from .data.patches import PatchSampler, TwoStreamSampler
-from .data.datasets import Split, load_scan, load_split
-from .training.checkpoint import check_run_folder, resume, save_checkpoint, truncate_log
-from .utils.environment import versions
-from .utils.files import write_json
-from .training.trainer import Trainer
-from .utils.environment import disable_malloc_trim
-from .training.methods import METHODS
-from .training.distributed import any_rank, barrier, end_frozen, is_connection_lost, main_process_first, process_group, rank, silence_other_ranks, sync_buffers, world_size
-from .utils.cli import tqdm_options
-from .evaluation.scoring import format_scores, score_network
-from .training.config import TrainConfig, resolve_config
-from .utils.cli import exit_on_user_error, parse_args
 from .data.volume import Volume
-from .data.datasets import write_phantoms
-from .data.datasets import PHANTOM_FOLDER
-from .evaluation.scoring import median_case
-import numpy as np
-from .training.config import config_to_dict
+from .evaluation.scoring import format_scores, median_case, score_network
+from .training.checkpoint import check_run_folder, resume, save_checkpoint, truncate_log
+from .training.config import TrainConfig, config_to_dict, resolve_config
+from lgermt.training.distributed import (
+    any_rank,
+    barrier,
+    end_frozen,
+    is_connection_lost,
+    main_process_first,
+    process_group,
+    rank,
+    silence_other_ranks,
+    sync_buffers,
+    world_size,
+)
+from .training.methods import METHODS
+from .training.trainer import Trainer
+from .utils.cli import exit_on_user_error, parse_args, tqdm_options
+from .utils.environment import disable_malloc_trim, versions
+from .utils.files import write_json
 
 # %% ../nbs/05_training/04_train.ipynb #bf96daf9
 def load_volumes(
     config: TrainConfig,  # resolved settings
-) -> tuple[Split, list[Volume], list[Volume]]:  # who plays which part, training scans (annotated first), scans to score
+) -> tuple[
+    Split, list[Volume], list[Volume]
+]:  # who plays which part, training scans (annotated first), scans to score
     "All scans of a run, read once and checked before the first step."
     folder = config.data
     if folder == "phantom":
@@ -54,19 +63,35 @@ def load_volumes(
     training = [load_scan(folder, case, labeled=True) for case in split.labeled]
     if METHODS[config.method].unlabeled:
         training += [load_scan(folder, case, labeled=False) for case in split.unlabeled]
-    return split, training, [load_scan(folder, case, labeled=True) for case in split.val or split.test]
+    return (
+        split,
+        training,
+        [load_scan(folder, case, labeled=True) for case in split.val or split.test],
+    )
 
 
 def make_patch_sampler(
-    config: TrainConfig,          # resolved settings
-    volumes: list[Volume],   # training scans, annotated first
+    config: TrainConfig,  # resolved settings
+    volumes: list[Volume],  # training scans, annotated first
     device: torch.device,
 ) -> PatchSampler:
     "The method's batches: two streams, or annotated patches alone."
-    labeled_batch_size = METHODS[config.method].num_labeled(config.batch_size, config.labeled_batch_size)
-    streams = range(config.labeled), range(config.labeled, len(volumes)), config.batch_size, labeled_batch_size, config.seed
-    TwoStreamSampler(*streams, world_size=world_size())  # complains of patches that cannot be shared out evenly
-    return PatchSampler(volumes, TwoStreamSampler(*streams), config.patch, config.orientations, config.seed, device)
+    labeled_batch_size = METHODS[config.method].num_labeled(
+        config.batch_size, config.labeled_batch_size
+    )
+    streams = (
+        range(config.labeled),
+        range(config.labeled, len(volumes)),
+        config.batch_size,
+        labeled_batch_size,
+        config.seed,
+    )
+    TwoStreamSampler(
+        *streams, world_size=world_size()
+    )  # complains of patches that cannot be shared out evenly
+    return PatchSampler(
+        volumes, TwoStreamSampler(*streams), config.patch, config.orientations, config.seed, device
+    )
 
 # %% ../nbs/05_training/04_train.ipynb #29c9a982
 class SignalGuard:
@@ -75,7 +100,10 @@ class SignalGuard:
     def __enter__(self):
         self.signal, self.before = None, {}
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+            self.before = {
+                number: signal.signal(number, self.handle)
+                for number in (signal.SIGINT, signal.SIGTERM)
+            }
         return self
 
     def handle(self, number, frame):
@@ -97,7 +125,7 @@ class RunLog:
     def __init__(
         self,
         folder: Path,  # the run's folder
-        start: int,    # iterations done already
+        start: int,  # iterations done already
     ):
         self.entries = truncate_log(folder / "log.jsonl", start)
         self.file = open(folder / "log.jsonl", "a")
@@ -126,14 +154,25 @@ class RunLog:
 def training_loop(
     learner: Trainer,
     patches: PatchSampler,
-    start: int = 0,          # iterations done already
-    progress: bool = True,   # whether to show a bar
-    callback: Callable | None = None,  # called after every step with iterations done, losses and learner; True asks to stop, as Ctrl-C does
-) -> list[dict]:             # the log's entries; none but on rank 0
+    start: int = 0,  # iterations done already
+    progress: bool = True,  # whether to show a bar
+    callback: Callable
+    | None = None,  # called after every step with iterations done, losses and learner; True asks to stop, as Ctrl-C does
+) -> list[dict]:  # the log's entries; none but on rank 0
     "The loop: a batch, a step, now and then a line in the log and a checkpoint. Raises `TrainingError` on a loss that is no number."
     config, last = learner.config, learner.config.out / "last.pt"
-    bar = tqdm(total=config.iterations, initial=start, desc=config.method, unit="it", **tqdm_options(progress and rank() == 0))
-    with SignalGuard() as stop, bar, (contextlib.nullcontext() if rank() else RunLog(config.out, start)) as log:
+    bar = tqdm(
+        total=config.iterations,
+        initial=start,
+        desc=config.method,
+        unit="it",
+        **tqdm_options(progress and rank() == 0),
+    )
+    with (
+        SignalGuard() as stop,
+        bar,
+        contextlib.nullcontext() if rank() else RunLog(config.out, start) as log,
+    ):
         for iteration in range(start, config.iterations):
             images, labels, names = patches.batch(iteration)
             losses = learner.step(images, labels, iteration)
@@ -143,51 +182,65 @@ def training_loop(
             finished, stopping = done == config.iterations, any_rank(stop.signal)
             logging = done % config.log_every == 0 or finished
             saving = done % config.checkpoint_every == 0 or finished or stopping
-            if logging or saving or learner.device.type == "cpu":  # on a GPU, reading a loss makes the program wait
+            if (
+                logging or saving or learner.device.type == "cpu"
+            ):  # on a GPU, reading a loss makes the program wait
                 losses = to_finite_floats(losses, done, names, last)
             bar.update()
             if logging and log:
                 ramp, rate = learner.schedule(iteration)
                 log.write(done, **losses, ramp=ramp, learning_rate=rate)
-                bar.set_postfix({name: f"{value:.3g}" for name, value in losses.items()}, refresh=False)
+                bar.set_postfix(
+                    {name: f"{value:.3g}" for name, value in losses.items()}, refresh=False
+                )
             if saving:
                 save_synced_checkpoint(last, learner, done)
             if stopping and not finished:
-                raise KeyboardInterrupt(f"stopped after iteration {done} of {config.iterations}; {last} is written, go on with --resume")
+                raise KeyboardInterrupt(
+                    f"stopped after iteration {done} of {config.iterations}; {last} is written, go on with --resume"
+                )
     return log.entries if log else []
 
 # %% ../nbs/05_training/04_train.ipynb #d9eed5e0
 def to_finite_floats(
     losses: dict,  # 0-d tensors of a step
-    done: int,     # iterations done
-    names: list,   # scans of the batch
-    last: Path,    # last.pt
-) -> dict:         # the same as floats
+    done: int,  # iterations done
+    names: list,  # scans of the batch
+    last: Path,  # last.pt
+) -> dict:  # the same as floats
     "Reads the losses. Raises `TrainingError` when one is no number."
     losses = {name: float(value) for name, value in losses.items()}
     if all(map(math.isfinite, losses.values())):
         return losses
-    raise TrainingError(f"iteration {done}: the loss is no number ({losses}) on {', '.join(names)}; "
-                        f"{f'{last} is from before' if last.exists() else 'nothing was saved yet'}; try a smaller --learning-rate")
+    raise TrainingError(
+        f"iteration {done}: the loss is no number ({losses}) on {', '.join(names)}; "
+        f"{f'{last} is from before' if last.exists() else 'nothing was saved yet'}; try a smaller --learning-rate"
+    )
 
 
 def save_synced_checkpoint(
-    path: Path,        # last.pt
+    path: Path,  # last.pt
     learner: Trainer,
-    done: int,         # iterations done
+    done: int,  # iterations done
 ) -> None:
     "A checkpoint, written by rank 0 when all processes have the same weights; the others wait."
-    sync_buffers([network for network in (learner.student, learner.teacher, *learner.auxiliary_networks.values()) if network is not None])
+    sync_buffers(
+        [
+            network
+            for network in (learner.student, learner.teacher, *learner.auxiliary_networks.values())
+            if network is not None
+        ]
+    )
     if rank() == 0:
         save_checkpoint(path, learner, done)
     barrier()
 
 # %% ../nbs/05_training/04_train.ipynb #319cfbfc
 def run(
-    config: TrainConfig,         # settings as given
+    config: TrainConfig,  # settings as given
     progress: bool = True,  # whether to show bars
     callback: Callable | None = None,  # see `training_loop`
-) -> dict | None:           # content of metrics.json; None when there is nothing to score
+) -> dict | None:  # content of metrics.json; None when there is nothing to score
     "Trains, scores and reports: all that `python -m lgermt.train` does. Raises `InputError` for the user's mistakes."
     config = resolve_config(config)
     with process_group(config.device):
@@ -197,14 +250,24 @@ def run(
         disable_malloc_trim()
         learner = Trainer(config)
         patches = make_patch_sampler(config, training, learner.device)
-        if state: resume(learner, state, config.out / "last.pt")
-        if rank() == 0: init_run_folder(config, fresh=not state)
+        if state:
+            resume(learner, state, config.out / "last.pt")
+        if rank() == 0:
+            init_run_folder(config, fresh=not state)
         began = time.perf_counter()
-        log = training_loop(learner, patches, state["iteration"] if state else 0, progress, callback)
+        log = training_loop(
+            learner, patches, state["iteration"] if state else 0, progress, callback
+        )
         seconds = time.perf_counter() - began
         if not scored:
             return None
-        metrics, masks = score_network(learner.student, scored, config, "val" if split.val else "test", progress and rank() == 0)
+        metrics, masks = score_network(
+            learner.student,
+            scored,
+            config,
+            "val" if split.val else "test",
+            progress and rank() == 0,
+        )
         metrics["seconds"] = round(seconds, 1)
         if rank() == 0:
             write_json(config.out / "metrics.json", metrics)
@@ -214,33 +277,47 @@ def run(
 
 def init_run_folder(
     config: TrainConfig,  # resolved settings
-    fresh: bool,     # whether the run starts from nothing
+    fresh: bool,  # whether the run starts from nothing
 ) -> None:
     "The run's folder with its config.json; a fresh run leaves nothing of an older one."
     if fresh and config.out.exists():
         for old in ("last.pt", "metrics.json", "report.html", "log.jsonl", "events.out.tfevents.*"):
             for path in config.out.glob(old):
                 path.unlink()
-    write_json(config.out / "config.json", {**dataclasses.asdict(config), "versions": versions(), "processes": world_size()})
+    write_json(
+        config.out / "config.json",
+        {**dataclasses.asdict(config), "versions": versions(), "processes": world_size()},
+    )
 
 # %% ../nbs/05_training/04_train.ipynb #e4e6b7b7
 def write_report(
-    config: TrainConfig,          # the run's settings
-    log: list[dict],         # entries of log.jsonl
-    metrics: dict,           # content of metrics.json
-    volumes: list[Volume],   # the scored scans
-    masks: list[np.ndarray], # their masks
+    config: TrainConfig,  # the run's settings
+    log: list[dict],  # entries of log.jsonl
+    metrics: dict,  # content of metrics.json
+    volumes: list[Volume],  # the scored scans
+    masks: list[np.ndarray],  # their masks
 ) -> None:
     "report.html: curves, table and the median case; says so and goes on where plotly is not installed."
     try:
         from lgermt.viz.report import training_report
     except ImportError as error:
-        print(f"no report.html: {error.name} is not installed (pip install plotly scikit-image)", file=sys.stderr)
+        print(
+            f"no report.html: {error.name} is not installed (pip install plotly scikit-image)",
+            file=sys.stderr,
+        )
         return
     middle = median_case(metrics["cases"])
     case = volumes[middle]
-    training_report(config.out / "report.html", log, metrics["cases"], case.image, case.label, masks[middle],
-                    config_to_dict(config), f"{METHODS[config.method].title}, median case {case.id}")
+    training_report(
+        config.out / "report.html",
+        log,
+        metrics["cases"],
+        case.image,
+        case.label,
+        masks[middle],
+        config_to_dict(config),
+        f"{METHODS[config.method].title}, median case {case.id}",
+    )
 
 # %% ../nbs/05_training/04_train.ipynb #de217a18
 def main(
@@ -255,12 +332,18 @@ def main(
             print(f"lgermt.train: {error}", file=sys.stderr)
             raise SystemExit(1) from None
         except KeyboardInterrupt as stop:
-            print(f"lgermt.train: {str(stop) or 'stopped before the first step; start again with --overwrite'}", file=sys.stderr)
+            print(
+                f"lgermt.train: {str(stop) or 'stopped before the first step; start again with --overwrite'}",
+                file=sys.stderr,
+            )
             raise SystemExit(130) from None
         except RuntimeError as error:
             if not is_connection_lost(error):
                 raise
-            print("lgermt.train: another process of this run is gone or silent; go on with --resume from the last checkpoint", file=sys.__stderr__)
+            print(
+                "lgermt.train: another process of this run is gone or silent; go on with --resume from the last checkpoint",
+                file=sys.__stderr__,
+            )
             end_frozen()
             raise SystemExit(1) from None
         if metrics:

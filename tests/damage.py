@@ -1,4 +1,5 @@
 """What `test_damage.py` starts: damages files by the number, reads each, and notes what came of it."""
+
 import io
 import json
 import random
@@ -13,21 +14,21 @@ import numpy as np
 import torch
 
 from lgermt.data.datasets import load_split, read_list
-from lgermt.training.checkpoint import load_checkpoint, load_model, resume
-from lgermt.training.config import config_to_dict
-from lgermt.utils.errors import InputError
-from lgermt.training.trainer import Trainer
-from lgermt.training.config import TrainConfig, resolve_config
-from lgermt.data.volume import Volume, check_volume
 from lgermt.data.io import read_scan, write_h5, write_image_like
+from lgermt.data.volume import Volume, check_volume
+from lgermt.training.checkpoint import load_checkpoint, load_model, resume
+from lgermt.training.config import TrainConfig, config_to_dict, resolve_config
+from lgermt.training.trainer import Trainer
+from lgermt.utils.errors import InputError
 
 PATIENCE = 60  # seconds of processor time a file may take before it counts as hung
 
 
 # how bytes go wrong
 
+
 def truncated(content, draw):
-    return content[:draw.randrange(len(content))]
+    return content[: draw.randrange(len(content))]
 
 
 def flipped(content, draw):
@@ -40,7 +41,9 @@ def flipped(content, draw):
 def header_flipped(content, draw):
     content = bytearray(content)
     for _ in range(draw.choice((1, 2, 4, 8))):
-        content[draw.randrange(min(len(content), 2400))] = draw.choice((0, 1, 127, 128, 255, draw.randrange(256)))
+        content[draw.randrange(min(len(content), 2400))] = draw.choice(
+            (0, 1, 127, 128, 255, draw.randrange(256))
+        )
     return bytes(content)
 
 
@@ -53,18 +56,18 @@ def bit_flipped(content, draw):
 def zeroed(content, draw):
     start = draw.randrange(len(content))
     length = draw.choice((1, 8, 64, 512, 4096))
-    return content[:start] + bytes(len(content[start:start + length])) + content[start + length:]
+    return content[:start] + bytes(len(content[start : start + length])) + content[start + length :]
 
 
 def shifted(content, draw):
     start, other = draw.randrange(len(content)), draw.randrange(len(content))
-    return content[:start] + content[other:other + draw.choice((1, 3, 100))] + content[start:]
+    return content[:start] + content[other : other + draw.choice((1, 3, 100))] + content[start:]
 
 
 def swapped(content, draw):
     length = draw.choice((8, 64, 512))
     one, other = sorted(draw.randrange(len(content)) for _ in range(2))
-    return content[:one] + content[other:other + length] + content[one + length:]
+    return content[:one] + content[other : other + length] + content[one + length :]
 
 
 BYTES = (truncated, flipped, header_flipped, bit_flipped, zeroed, shifted, swapped)
@@ -72,11 +75,31 @@ BYTES = (truncated, flipped, header_flipped, bit_flipped, zeroed, shifted, swapp
 
 # how a sound HDF5 file holds the wrong things
 
-ODD = [lambda: "text", lambda: b"bytes", lambda: np.zeros((2, 2)), lambda: [1.0, 2.0], lambda: [1.0, np.nan, 1.0], lambda: [0.0, 1.0, 1.0], lambda: [-1.0, 1.0, 1.0],
-       lambda: [1e308] * 3, lambda: h5py.Empty("f4"), lambda: np.array([b"1", b"2", b"3"]), lambda: np.array([1j, 2, 3]), lambda: np.zeros(3, "f4,i4"),
-       lambda: np.arange(1, 10).astype("u1"), lambda: np.zeros((0,)), lambda: np.array(["a", "b", "c"], dtype=h5py.string_dtype()), lambda: 7,
-       lambda: np.zeros((4, 4, 4, 2)), lambda: np.zeros((4, 4, 4), "c16"), lambda: np.zeros((4, 4, 4), bool), lambda: np.full((4, 4, 4), 255, "u1"),
-       lambda: np.full((4, 4, 4), np.inf), lambda: np.full((3, 3, 3), 1e300), lambda: np.arange(64).reshape(4, 4, 4).astype("M8[s]").astype("i8")]
+ODD = [
+    lambda: "text",
+    lambda: b"bytes",
+    lambda: np.zeros((2, 2)),
+    lambda: [1.0, 2.0],
+    lambda: [1.0, np.nan, 1.0],
+    lambda: [0.0, 1.0, 1.0],
+    lambda: [-1.0, 1.0, 1.0],
+    lambda: [1e308] * 3,
+    lambda: h5py.Empty("f4"),
+    lambda: np.array([b"1", b"2", b"3"]),
+    lambda: np.array([1j, 2, 3]),
+    lambda: np.zeros(3, "f4,i4"),
+    lambda: np.arange(1, 10).astype("u1"),
+    lambda: np.zeros((0,)),
+    lambda: np.array(["a", "b", "c"], dtype=h5py.string_dtype()),
+    lambda: 7,
+    lambda: np.zeros((4, 4, 4, 2)),
+    lambda: np.zeros((4, 4, 4), "c16"),
+    lambda: np.zeros((4, 4, 4), bool),
+    lambda: np.full((4, 4, 4), 255, "u1"),
+    lambda: np.full((4, 4, 4), np.inf),
+    lambda: np.full((3, 3, 3), 1e300),
+    lambda: np.arange(64).reshape(4, 4, 4).astype("M8[s]").astype("i8"),
+]
 
 
 def odd_attribute(file, draw):
@@ -94,12 +117,24 @@ def odd_object(file, draw):
     name = draw.choice(("image", "label"))
     if name in file:
         del file[name]
-    make = [lambda: file.create_group(name), lambda: file.__setitem__(name, h5py.SoftLink("/nowhere")), lambda: file.__setitem__(name, h5py.SoftLink(f"/{name}")),
-            lambda: file.__setitem__(name, h5py.ExternalLink("missing.h5", "/image")), lambda: file.__setitem__(name, np.dtype("f4")),
-            lambda: file.create_dataset(name, (10**6, 10**6, 10**6), "f4", chunks=(8, 8, 8)), lambda: file.create_dataset(name, (4, 4, 4), h5py.ref_dtype),
-            lambda: file.create_dataset(name, (4, 4, 4), h5py.vlen_dtype(np.float32)), lambda: file.create_dataset(name, (4, 0, 4), "f4"),
-            lambda: file.create_dataset(name, (600, 600, 600), "f4", chunks=(8, 8, 8), compression="gzip"), lambda: None,
-            lambda: file.create_dataset(name, (4, 4, 4), "f4", external=[("nowhere.raw", 0, h5py.h5f.UNLIMITED)])]
+    make = [
+        lambda: file.create_group(name),
+        lambda: file.__setitem__(name, h5py.SoftLink("/nowhere")),
+        lambda: file.__setitem__(name, h5py.SoftLink(f"/{name}")),
+        lambda: file.__setitem__(name, h5py.ExternalLink("missing.h5", "/image")),
+        lambda: file.__setitem__(name, np.dtype("f4")),
+        lambda: file.create_dataset(name, (10**6, 10**6, 10**6), "f4", chunks=(8, 8, 8)),
+        lambda: file.create_dataset(name, (4, 4, 4), h5py.ref_dtype),
+        lambda: file.create_dataset(name, (4, 4, 4), h5py.vlen_dtype(np.float32)),
+        lambda: file.create_dataset(name, (4, 0, 4), "f4"),
+        lambda: file.create_dataset(
+            name, (600, 600, 600), "f4", chunks=(8, 8, 8), compression="gzip"
+        ),
+        lambda: None,
+        lambda: file.create_dataset(
+            name, (4, 4, 4), "f4", external=[("nowhere.raw", 0, h5py.h5f.UNLIMITED)]
+        ),
+    ]
     draw.choice(make)()
 
 
@@ -126,18 +161,29 @@ def repacked(content, path, damage, draw):
 
 # sound files to start from
 
+
 def scans(folder, suffix):
     "Scans of the format, as different inside as the format allows."
     image = np.random.default_rng(0).normal(size=(14, 12, 10)).astype(np.float32)
     label = (image > 1).astype(np.uint8)
-    volume = Volume(image, label, (1.0, 1.25, 2.5), (3.0, 4.0, 5.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+    volume = Volume(
+        image, label, (1.0, 1.25, 2.5), (3.0, 4.0, 5.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)
+    )
     paths = [folder / f"sound_{i}{suffix}" for i in range(4 if suffix == ".h5" else 2)]
     if suffix != ".h5":
         for path, array in zip(paths, (image, label)):
             write_image_like(path, array, volume)
         return paths
     write_h5(paths[0], volume)
-    for path, options, version in zip(paths[1:], ({}, {"chunks": (4, 4, 4), "compression": "gzip", "shuffle": True, "fletcher32": True}, {"chunks": True, "compression": "lzf"}), ("earliest", "earliest", "latest")):
+    for path, options, version in zip(
+        paths[1:],
+        (
+            {},
+            {"chunks": (4, 4, 4), "compression": "gzip", "shuffle": True, "fletcher32": True},
+            {"chunks": True, "compression": "lzf"},
+        ),
+        ("earliest", "earliest", "latest"),
+    ):
         with h5py.File(path, "w", libver=version) as file:
             file.create_dataset("image", data=image, **options)
             file.create_dataset("label", data=label, **options)
@@ -152,10 +198,36 @@ def checkpoints(folder, _):
     "last.pt of a mean teacher and of ASDNet."
     paths = [folder / f"sound_{method}.pt" for method in ("lg-er-mt", "asdnet")]
     for path, method in zip(paths, ("lg-er-mt", "asdnet")):
-        learner = LEARNERS[method == "asdnet"] = Trainer(resolve_config(TrainConfig("phantom", folder, method, labeled=2, patch=(32, 32, 16), base_channels=1, block_size=8, device="cpu", precision="fp32", iterations=2)))
-        images, labels = torch.randn(4, 1, 32, 32, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 32, 32, 16, dtype=torch.long)
+        learner = LEARNERS[method == "asdnet"] = Trainer(
+            resolve_config(
+                TrainConfig(
+                    "phantom",
+                    folder,
+                    method,
+                    labeled=2,
+                    patch=(32, 32, 16),
+                    base_channels=1,
+                    block_size=8,
+                    device="cpu",
+                    precision="fp32",
+                    iterations=2,
+                )
+            )
+        )
+        images, labels = (
+            torch.randn(4, 1, 32, 32, 16, generator=torch.Generator().manual_seed(0)),
+            torch.zeros(2, 32, 32, 16, dtype=torch.long),
+        )
         learner.step(images, labels, 0)
-        torch.save({**learner.state_dict(), "iteration": 1, "random": {"seed": 0, "iteration": 1}, "config": config_to_dict(learner.config)}, path)
+        torch.save(
+            {
+                **learner.state_dict(),
+                "iteration": 1,
+                "random": {"seed": 0, "iteration": 1},
+                "config": config_to_dict(learner.config),
+            },
+            path,
+        )
     return paths
 
 
@@ -168,12 +240,17 @@ def lists(folder, _):
 
 # what reads them
 
+
 def read(path):
     "A scan, checked as the loop checks it."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         volume = check_volume(read_scan(path), labeled=False)
-    assert volume.image.dtype == np.float32 and volume.image.ndim == 3 and np.isfinite(volume.image).all()
+    assert (
+        volume.image.dtype == np.float32
+        and volume.image.ndim == 3
+        and np.isfinite(volume.image).all()
+    )
     assert volume.label is None or (volume.label.dtype == np.uint8 and volume.label.max() <= 1)
 
 
@@ -194,8 +271,14 @@ def split(path):
     load_split(path.parent, 2)
 
 
-KINDS = {"h5": (scans, ".h5", read), "nrrd": (scans, ".nrrd", read), "nii": (scans, ".nii", read), "nii.gz": (scans, ".nii.gz", read),
-         "checkpoint": (checkpoints, ".pt", resume_run), "list": (lists, ".list", split)}
+KINDS = {
+    "h5": (scans, ".h5", read),
+    "nrrd": (scans, ".nrrd", read),
+    "nii": (scans, ".nii", read),
+    "nii.gz": (scans, ".nii.gz", read),
+    "checkpoint": (checkpoints, ".pt", resume_run),
+    "list": (lists, ".list", split),
+}
 
 
 def damaged(kind, number, sound, path):
@@ -230,7 +313,9 @@ def main(kind, first, last, folder):
             reader(path)
             outcome = "read"
         except InputError as error:
-            outcome = "refused" if "\n" not in str(error) else f"{number} {damage}: more than one line"
+            outcome = (
+                "refused" if "\n" not in str(error) else f"{number} {damage}: more than one line"
+            )
         except Exception as error:
             outcome = f"{number} {damage}: {type(error).__name__}: {error}"
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -1,4 +1,5 @@
 """What `test_kills.py` starts: runs a command again and again in processes of its own, and kills them, until it is through."""
+
 import contextlib
 import importlib
 import json
@@ -59,7 +60,12 @@ def start(module, arguments, count):
 
 def job(name, folder, wanted, arguments):
     "Kills the command `wanted` times, at random moments and in the middle of writing, then lets it end; what lies in `folder` is whole each time."
-    module, folder, draw, log = importlib.import_module(f"lgermt.{name}"), Path(folder), random.Random(Path(folder).name), []
+    module, folder, draw, log = (
+        importlib.import_module(f"lgermt.{name}"),
+        Path(folder),
+        random.Random(Path(folder).name),
+        [],
+    )
     longest = 0.4
     for attempt in range(10 * wanted + 1):
         resume = ["--resume"] if name == "train" and (folder / "config.json").exists() else []
@@ -76,7 +82,9 @@ def job(name, folder, wanted, arguments):
         whole(folder)
         if code == 0 and not killing:
             return log
-        if code == 0:  # through too early; once more, for a run that is finished has to stay as it is
+        if (
+            code == 0
+        ):  # through too early; once more, for a run that is finished has to stay as it is
             longest = 0.7 * (time.monotonic() - began)
             continue
         log.append([round(time.monotonic() - began, 2), "writing" if count else "anywhere"])
@@ -84,5 +92,7 @@ def job(name, folder, wanted, arguments):
 
 
 if __name__ == "__main__":
-    jobs = json.loads(Path(sys.argv[1]).read_text())  # [command, folder, number of kills, arguments]
+    jobs = json.loads(
+        Path(sys.argv[1]).read_text()
+    )  # [command, folder, number of kills, arguments]
     print(json.dumps([job(*each) for each in jobs]))

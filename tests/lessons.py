@@ -3,6 +3,7 @@
 Outputs that only a running kernel can fill (widgets) are removed. Every plotly figure gets a palette PNG beside it, for
 readers whose page shows no plotly; that takes Chromium. Where both do not fit into the file, the PNG stays.
 """
+
 import argparse
 import io
 import json
@@ -18,7 +19,11 @@ import plotly.io as pio
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-WIDGET, PLOTLY, PNG = "application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json", "image/png"
+WIDGET, PLOTLY, PNG = (
+    "application/vnd.jupyter.widget-view+json",
+    "application/vnd.plotly.v1+json",
+    "image/png",
+)
 LIMIT = 290_000  # bytes of a notebook; tests/test_repository.py refuses 300_000
 
 
@@ -26,16 +31,22 @@ def without_widgets(notebook: dict) -> None:
     "Removes outputs that a page without a kernel shows as an error, in place."
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
-            cell["outputs"] = [output for output in cell["outputs"] if WIDGET not in output.get("data", {})]
+            cell["outputs"] = [
+                output for output in cell["outputs"] if WIDGET not in output.get("data", {})
+            ]
     notebook["metadata"].pop("widgets", None)
 
 
 def picture(figure: dict) -> str:
     "A plotly figure as a PNG of 160 colours that cover what is there, the rare ones too, base64."
     shown = pio.from_json(json.dumps(figure), skip_invalid=True)
-    drawn = Image.open(io.BytesIO(pio.to_image(shown, "png", width=shown.layout.width or 1000))).convert("RGB")
+    drawn = Image.open(
+        io.BytesIO(pio.to_image(shown, "png", width=shown.layout.width or 1000))
+    ).convert("RGB")
     small = io.BytesIO()
-    drawn.quantize(160, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    drawn.quantize(160, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        small, "png", optimize=True
+    )
     return b64encode(small.getvalue()).decode()
 
 
@@ -46,7 +57,12 @@ def text_of(notebook: dict) -> str:
 
 def add_pictures(notebook: dict) -> None:
     "A PNG beside every plotly figure; while the file is too large, the heaviest figure keeps its picture alone. In place."
-    live = [output["data"] for cell in notebook["cells"] for output in cell.get("outputs", []) if PLOTLY in output.get("data", {})]
+    live = [
+        output["data"]
+        for cell in notebook["cells"]
+        for output in cell.get("outputs", [])
+        if PLOTLY in output.get("data", {})
+    ]
     for data in live:
         data[PNG] = picture(data[PLOTLY])
     live.sort(key=lambda data: len(json.dumps(data[PLOTLY])))
@@ -56,9 +72,23 @@ def add_pictures(notebook: dict) -> None:
 
 def execute(path: Path) -> None:
     "Runs a notebook in place."
-    environment = {**os.environ, "PLOTLY_RENDERER": "plotly_mimetype", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = ["-m", "nbconvert", "--log-level=ERROR", "--to", "notebook", "--execute", "--inplace",
-               "--ExecutePreprocessor.store_widget_state=False", path.name]
+    environment = {
+        **os.environ,
+        "PLOTLY_RENDERER": "plotly_mimetype",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [
+        "-m",
+        "nbconvert",
+        "--log-level=ERROR",
+        "--to",
+        "notebook",
+        "--execute",
+        "--inplace",
+        "--ExecutePreprocessor.store_widget_state=False",
+        path.name,
+    ]
     subprocess.run([sys.executable, *command], cwd=path.parent, env=environment, check=True)
 
 
@@ -68,9 +98,15 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="e.g. 01_entropy; none: all lessons")
     parser.add_argument("--stored", action="store_true", help="do not run them")
     asked = parser.parse_args()
-    warnings.filterwarnings("ignore", "The kopts argument")  # plotly asks the running server for what it has already
+    warnings.filterwarnings(
+        "ignore", "The kopts argument"
+    )  # plotly asks the running server for what it has already
     kaleido.start_sync_server()
-    paths = [path for path in sorted(ROOT.glob("nbs/**/*.ipynb")) if not asked.names or path.stem in asked.names]
+    paths = [
+        path
+        for path in sorted(ROOT.glob("nbs/**/*.ipynb"))
+        if not asked.names or path.stem in asked.names
+    ]
     for path in paths:
         if not asked.stored:
             execute(path)

@@ -1,4 +1,5 @@
 """README.md from index.ipynb as it is stored; `make readme` runs the notebook, then this."""
+
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ IMAGES = "images"
 
 def readme(
     notebook: Path,  # index.ipynb, executed
-) -> dict:           # file name below the root -> bytes
+) -> dict:  # file name below the root -> bytes
     "README.md and its images: without the cells marked `#| hide`, without the code of those marked `#| echo: false`."
     book = nbformat.read(notebook, as_version=4)
     book.cells = [cell for cell in book.cells if not cell.source.startswith("#| hide")]
@@ -19,7 +20,9 @@ def readme(
     for cell in book.cells:
         if cell.source.startswith("#| echo: false"):
             cell.metadata.transient = {"remove_source": True}
-    text, resources = MarkdownExporter().from_notebook_node(book, {"unique_key": "index", "output_files_dir": IMAGES})
+    text, resources = MarkdownExporter().from_notebook_node(
+        book, {"unique_key": "index", "output_files_dir": IMAGES}
+    )
     text = re.sub(r"\n{4,}", "\n\n", text.replace("![png]", "![figure]"))
     return {"README.md": (text.strip() + "\n").encode(), **resources["outputs"]}
 

@@ -1,4 +1,5 @@
 """Every notebook with a control, in JupyterLab in a headless Chromium: all cells run, a control of every figure is moved, the figure follows."""
+
 import json
 import re
 from configparser import ConfigParser
@@ -12,8 +13,12 @@ SKIPPED = ConfigParser(delimiters=["="])
 SKIPPED.read(ROOT / "settings.ini")
 FLAGS = set(SKIPPED["DEFAULT"]["tst_flags"].split())
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: apt-get install chromium)")
-MAKES = re.compile(r"^(?!def )\s*(\w+) = (?:\w*explore|browse|\w+_explorer|\w+_lab)\(", re.MULTILINE)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium (Debian: apt-get install chromium)"
+)
+MAKES = re.compile(
+    r"^(?!def )\s*(\w+) = (?:\w*explore|browse|\w+_explorer|\w+_lab)\(", re.MULTILINE
+)
 
 
 def shown_controls(path):
@@ -26,7 +31,9 @@ def shown_controls(path):
     return count
 
 
-NOTEBOOKS = {path: count for path in sorted(ROOT.glob("nbs/**/*.ipynb")) if (count := shown_controls(path))}
+NOTEBOOKS = {
+    path: count for path in sorted(ROOT.glob("nbs/**/*.ipynb")) if (count := shown_controls(path))
+}
 
 
 def runnable(path):
@@ -35,9 +42,18 @@ def runnable(path):
     cells = []
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
-        if cell["cell_type"] != "code" or not (FLAGS & set(re.findall(r"^#\| (\w+)", text, re.MULTILINE)) or "nbdev_export()" in text):
+        if cell["cell_type"] != "code" or not (
+            FLAGS & set(re.findall(r"^#\| (\w+)", text, re.MULTILINE)) or "nbdev_export()" in text
+        ):
             cells.append({**cell, "outputs": []} if cell["cell_type"] == "code" else cell)
-    done = dict(cell_type="code", id="done", metadata={}, execution_count=None, outputs=[], source='print("ALL" + "-DONE")')
+    done = dict(
+        cell_type="code",
+        id="done",
+        metadata={},
+        execution_count=None,
+        outputs=[],
+        source='print("ALL" + "-DONE")',
+    )
     return json.dumps({**notebook, "cells": cells + [done]})
 
 
@@ -64,7 +80,9 @@ def browser():
 
 
 def test_the_scan_finds_notebooks():
-    assert {"widgets", "volume_browser", "03_affinity_explorer", "03_metrics_lab"} <= {path.stem for path in NOTEBOOKS}
+    assert {"widgets", "volume_browser", "03_affinity_explorer", "03_metrics_lab"} <= {
+        path.stem for path in NOTEBOOKS
+    }
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -75,17 +93,23 @@ def test_figures_follow_their_controls(path, jupyter, browser, tmp_path):
         page.goto(f"{jupyter}/lab/tree/{path.name}?reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
         page.wait_for_selector("#jupyterlab-splash", state="detached")
-        page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()  # earlier, "Run All" runs nothing
+        page.locator("#jp-main-statusbar").get_by_text(
+            "| Idle"
+        ).wait_for()  # earlier, "Run All" runs nothing
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         page.wait_for_function("""() => [...document.querySelectorAll('.jp-OutputArea pre')].some(
             p => p.innerText.trim() === 'ALL-DONE' || p.innerText.includes('Traceback (most recent call last)'))""")
-        errors = page.locator(".jp-OutputArea pre").filter(has_text="Traceback (most recent call last)")
+        errors = page.locator(".jp-OutputArea pre").filter(
+            has_text="Traceback (most recent call last)"
+        )
         assert errors.count() == 0, errors.first.inner_text()[-1500:]
         boxes = page.locator(".jp-OutputArea .widget-vbox:has(.js-plotly-plot)")
         boxes.first.wait_for()
         page.wait_for_timeout(1000)
-        assert boxes.count() >= NOTEBOOKS[path], f"{boxes.count()} boxes of controls, not {NOTEBOOKS[path]}"
+        assert boxes.count() >= NOTEBOOKS[path], (
+            f"{boxes.count()} boxes of controls, not {NOTEBOOKS[path]}"
+        )
         for number in range(boxes.count()):
             assert answers(page, boxes.nth(number)), f"no control changes figure {number}"
     finally:

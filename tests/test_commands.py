@@ -1,4 +1,5 @@
 """The commands: train, stop and resume as whole processes; evaluate, predict and the user's mistakes through `main`."""
+
 import contextlib
 import csv
 import importlib
@@ -65,7 +66,12 @@ def train(scans, out, *more, code=0):
 def weights(out):
     "Student and teacher of a run."
     state = torch.load(out / "last.pt", weights_only=True)
-    return {f"{name}.{key}": value for name in ("student", "teacher") if name in state for key, value in state[name].items()}
+    return {
+        f"{name}.{key}": value
+        for name in ("student", "teacher")
+        if name in state
+        for key, value in state[name].items()
+    }
 
 
 def assert_same_weights(one, other):
@@ -79,41 +85,78 @@ def assert_same_weights(one, other):
 def finished(scans, tmp_path_factory):
     "An uninterrupted run of LG-ER-MT."
     out = tmp_path_factory.mktemp("runs") / "finished"
-    subprocess.run(command("train", "--data", scans, "--out", out, *TINY, "--iterations", 12), check=True)
+    subprocess.run(
+        command("train", "--data", scans, "--out", out, *TINY, "--iterations", 12), check=True
+    )
     return out
 
 
 def test_train_writes_what_the_design_promises(finished):
     state = torch.load(finished / "last.pt", weights_only=True)
-    assert {"student", "teacher", "optimizer", "iteration", "random", "config"} <= state.keys() and state["iteration"] == 12
+    assert {
+        "student",
+        "teacher",
+        "optimizer",
+        "iteration",
+        "random",
+        "config",
+    } <= state.keys() and state["iteration"] == 12
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert metrics["method"] == "lg-er-mt" and metrics["split"] == "test" and len(metrics["cases"]) == 2
-    assert metrics["mean"]["dice"] == pytest.approx(np.mean([case["dice"] for case in metrics["cases"]]))
+    assert (
+        metrics["method"] == "lg-er-mt"
+        and metrics["split"] == "test"
+        and len(metrics["cases"]) == 2
+    )
+    assert metrics["mean"]["dice"] == pytest.approx(
+        np.mean([case["dice"] for case in metrics["cases"]])
+    )
     assert metrics["empty_predictions"] in range(3)
     log = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     assert [entry["iteration"] for entry in log] == [2, 4, 6, 8, 10, 12]
-    assert {"loss", "supervised", "consistency", "entropy", "local", "global", "ramp", "learning_rate"} <= log[0].keys()
+    assert {
+        "loss",
+        "supervised",
+        "consistency",
+        "entropy",
+        "local",
+        "global",
+        "ramp",
+        "learning_rate",
+    } <= log[0].keys()
     config = json.loads((finished / "config.json").read_text())
-    assert config["norm"] and config["orientations"] and config["versions"]["torch"] == torch.__version__
+    assert (
+        config["norm"]
+        and config["orientations"]
+        and config["versions"]["torch"] == torch.__version__
+    )
     assert list(finished.glob("events.out.tfevents.*"))
     page = (finished / "report.html").read_text()
-    assert "phantom_00" in page and "src=\"http" not in page
+    assert "phantom_00" in page and 'src="http' not in page
 
 
 def test_same_seed_same_weights_other_seed_others(scans, finished, tmp_path):
     train(scans, tmp_path / "again", "--iterations", 12)
     assert_same_weights(finished, tmp_path / "again")
     train(scans, tmp_path / "other", "--iterations", 12, "--seed", 1)
-    assert any(not torch.equal(value, weights(finished)[key]) for key, value in weights(tmp_path / "other").items())
+    assert any(
+        not torch.equal(value, weights(finished)[key])
+        for key, value in weights(tmp_path / "other").items()
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_writes_a_checkpoint_and_says_how_to_go_on(scans, tmp_path, number):
     out = tmp_path / "stopped"
-    process = subprocess.Popen(command("train", "--data", scans, "--out", out, *TINY, "--iterations", 100000),
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command("train", "--data", scans, "--out", out, *TINY, "--iterations", 100000),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     log = out / "log.jsonl"
-    while process.poll() is None and not (log.exists() and log.read_text()):  # until the first steps are done
+    while process.poll() is None and not (
+        log.exists() and log.read_text()
+    ):  # until the first steps are done
         time.sleep(0.05)
     process.send_signal(number)
     _, errors = process.communicate(timeout=600)
@@ -122,31 +165,89 @@ def test_interrupted_writes_a_checkpoint_and_says_how_to_go_on(scans, tmp_path, 
 
 
 def test_evaluate_agrees_with_the_training_run(scans, finished, tmp_path):
-    run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--out", tmp_path / "scores.json", "--device", "cpu")
-    ours, theirs = (json.loads(p.read_text()) for p in (tmp_path / "scores.json", finished / "metrics.json"))
+    run(
+        "evaluate",
+        "--checkpoint",
+        finished / "last.pt",
+        "--data",
+        scans,
+        "--out",
+        tmp_path / "scores.json",
+        "--device",
+        "cpu",
+    )
+    ours, theirs = (
+        json.loads(p.read_text()) for p in (tmp_path / "scores.json", finished / "metrics.json")
+    )
     assert ours["cases"] == theirs["cases"] and ours["mean"] == theirs["mean"]
     one = tmp_path / "one.list"
     one.write_text("phantom_000\n")
-    run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--split", one, "--network", "teacher", "--out", tmp_path / "one.json", "--device", "cpu")
-    assert [case["id"] for case in json.loads((tmp_path / "one.json").read_text())["cases"]] == ["phantom_000"]
+    run(
+        "evaluate",
+        "--checkpoint",
+        finished / "last.pt",
+        "--data",
+        scans,
+        "--split",
+        one,
+        "--network",
+        "teacher",
+        "--out",
+        tmp_path / "one.json",
+        "--device",
+        "cpu",
+    )
+    assert [case["id"] for case in json.loads((tmp_path / "one.json").read_text())["cases"]] == [
+        "phantom_000"
+    ]
 
 
 def test_evaluate_writes_a_table_and_scores_masks_like_a_network(scans, finished, tmp_path):
-    from lgermt.training.checkpoint import load_model
-    from lgermt.evaluation.scoring import segment
     from lgermt.data.io import read_h5, write_mask
+    from lgermt.evaluation.scoring import segment
+    from lgermt.training.checkpoint import load_model
 
-    run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--out", tmp_path / "network.json", "--device", "cpu")
+    run(
+        "evaluate",
+        "--checkpoint",
+        finished / "last.pt",
+        "--data",
+        scans,
+        "--out",
+        tmp_path / "network.json",
+        "--device",
+        "cpu",
+    )
     model, config = load_model(finished / "last.pt", "cpu")
     for case in ("phantom_004", "phantom_005"):
         volume = read_h5(scans / case / "mri_norm2.h5")
-        write_mask(tmp_path / "masks" / f"{case}_pred.nii.gz", segment(model, volume.image, config), volume)
-    run("evaluate", "--predictions", tmp_path / "masks", "--data", scans, "--out", tmp_path / "masks.json")
-    network, masks = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("network", "masks"))
+        write_mask(
+            tmp_path / "masks" / f"{case}_pred.nii.gz", segment(model, volume.image, config), volume
+        )
+    run(
+        "evaluate",
+        "--predictions",
+        tmp_path / "masks",
+        "--data",
+        scans,
+        "--out",
+        tmp_path / "masks.json",
+    )
+    network, masks = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("network", "masks")
+    )
     assert network["cases"] == masks["cases"] and masks["predictions"] == str(tmp_path / "masks")
     with open(tmp_path / "masks.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["id", "dice", "jaccard", "asd_voxel", "hd95_voxel", "asd_mm", "hd95_mm"]
+    assert list(rows[0]) == [
+        "id",
+        "dice",
+        "jaccard",
+        "asd_voxel",
+        "hd95_voxel",
+        "asd_mm",
+        "hd95_mm",
+    ]
     assert [float(row["dice"]) for row in rows] == sorted(case["dice"] for case in masks["cases"])
 
 
@@ -154,13 +255,17 @@ def test_mistakes_with_masks(scans, finished, tmp_path):
     from lgermt.data.io import read_h5, write_mask
 
     def refused(*arguments):
-        (line,) = run("evaluate", "--data", scans, "--out", tmp_path / "no.json", *arguments, code=2).errors
+        (line,) = run(
+            "evaluate", "--data", scans, "--out", tmp_path / "no.json", *arguments, code=2
+        ).errors
         assert not list(tmp_path.glob("no.*"))
         return line
 
     volume = read_h5(scans / "phantom_004" / "mri_norm2.h5")
     write_mask(tmp_path / "masks" / "phantom_004_pred.nrrd", volume.label, volume)
-    assert "--predictions" in refused() and "--checkpoint" in refused("--predictions", tmp_path, "--checkpoint", finished / "last.pt")
+    assert "--predictions" in refused() and "--checkpoint" in refused(
+        "--predictions", tmp_path, "--checkpoint", finished / "last.pt"
+    )
     assert "phantom_005_pred" in refused("--predictions", tmp_path / "masks")
     with h5py.File(tmp_path / "masks" / "phantom_005_pred.h5", "w") as file:
         file["label"] = np.zeros((8, 8, 8), np.uint8)
@@ -177,8 +282,12 @@ def test_predict_writes_a_mask_on_the_scans_own_grid(scans, finished, tmp_path):
     with h5py.File(scan) as file:
         assert mask.GetSize() == file["image"].shape
         assert mask.GetSpacing() == pytest.approx(tuple(file.attrs["spacing"]))
-    assert "phantom_004" in said.out.getvalue() and (tmp_path / "masks" / "predictions.csv").exists()
-    again = run("predict", "--checkpoint", finished / "last.pt", "--out", tmp_path / "masks", scan, code=2)
+    assert (
+        "phantom_004" in said.out.getvalue() and (tmp_path / "masks" / "predictions.csv").exists()
+    )
+    again = run(
+        "predict", "--checkpoint", finished / "last.pt", "--out", tmp_path / "masks", scan, code=2
+    )
     assert "--overwrite" in again.errors[0]
 
 
@@ -189,13 +298,44 @@ def test_predict_options(scans, finished, tmp_path):
         return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / name)))
 
     scan = scans / "phantom_004" / "mri_norm2.h5"
-    for name, options in {"plain": [], "one": ["--largest-component"], "mean": ["--tta", "--probabilities"]}.items():
-        run("predict", "--checkpoint", finished / "last.pt", "--out", tmp_path / name, *options, scan)
-    plain, one, mean, p = map(voxels, ("plain/phantom_004_pred.nii.gz", "one/phantom_004_pred.nii.gz", "mean/phantom_004_pred.nii.gz", "mean/phantom_004_prob.nii.gz"))
+    for name, options in {
+        "plain": [],
+        "one": ["--largest-component"],
+        "mean": ["--tta", "--probabilities"],
+    }.items():
+        run(
+            "predict",
+            "--checkpoint",
+            finished / "last.pt",
+            "--out",
+            tmp_path / name,
+            *options,
+            scan,
+        )
+    plain, one, mean, p = map(
+        voxels,
+        (
+            "plain/phantom_004_pred.nii.gz",
+            "one/phantom_004_pred.nii.gz",
+            "mean/phantom_004_pred.nii.gz",
+            "mean/phantom_004_prob.nii.gz",
+        ),
+    )
     assert plain.any() and (one <= plain).all() and one.any() == plain.any()
     sure = abs(p - 0.5) > 1e-6
-    assert p.dtype == np.float32 and 0 <= p.min() and p.max() <= 1 and ((p > 0.5) == mean)[sure].all()
-    line = run("predict", "--checkpoint", finished / "last.pt", "--out", tmp_path / "mean", "--probabilities", scan, code=2).errors[0]
+    assert (
+        p.dtype == np.float32 and 0 <= p.min() and p.max() <= 1 and ((p > 0.5) == mean)[sure].all()
+    )
+    line = run(
+        "predict",
+        "--checkpoint",
+        finished / "last.pt",
+        "--out",
+        tmp_path / "mean",
+        "--probabilities",
+        scan,
+        code=2,
+    ).errors[0]
     assert "is there already" in line
 
 
@@ -215,6 +355,7 @@ def edit(function):
     def change(path):
         with h5py.File(path, "r+") as file:
             function(file)
+
     return change
 
 
@@ -238,6 +379,7 @@ def replaced(name, array):
     def change(file):
         del file[name]
         file[name] = array
+
     return edit(change)
 
 
@@ -245,23 +387,30 @@ def drop(name):
     return edit(lambda file: file.__delitem__(name))
 
 
-@pytest.mark.parametrize("case, change, says", [
-    ("phantom_000", truncate, "mri_norm2.h5"),
-    ("phantom_000", lambda path: path.unlink(), "mri_norm2.h5"),
-    ("phantom_000", lambda path: path.write_bytes(b""), "mri_norm2.h5"),
-    ("phantom_000", drop("image"), "image"),
-    ("phantom_000", drop("label"), "label"),
-    ("phantom_000", edit(set_voxel), "NaN"),
-    ("phantom_002", edit(infinite), "the first at (3, 2, 1)"),
-    ("phantom_002", edit(constant), "0.25"),
-    ("phantom_001", edit(odd_label), "label"),
-    ("phantom_001", replaced("label", np.zeros((8, 8, 8), np.uint8)), "differ in shape"),
-    ("phantom_003", replaced("image", np.random.rand(48, 40).astype(np.float32)), "(48, 40)"),
-    ("phantom_003", replaced("image", np.random.rand(2, 48, 40, 32).astype(np.float32)), "(2, 48, 40, 32)"),
-    ("phantom_003", replaced("image", [b"text"]), "not numbers"),
-    ("phantom_004", drop("label"), "label"),
-    ("phantom_005", truncate, "mri_norm2.h5"),
-])
+@pytest.mark.parametrize(
+    "case, change, says",
+    [
+        ("phantom_000", truncate, "mri_norm2.h5"),
+        ("phantom_000", lambda path: path.unlink(), "mri_norm2.h5"),
+        ("phantom_000", lambda path: path.write_bytes(b""), "mri_norm2.h5"),
+        ("phantom_000", drop("image"), "image"),
+        ("phantom_000", drop("label"), "label"),
+        ("phantom_000", edit(set_voxel), "NaN"),
+        ("phantom_002", edit(infinite), "the first at (3, 2, 1)"),
+        ("phantom_002", edit(constant), "0.25"),
+        ("phantom_001", edit(odd_label), "label"),
+        ("phantom_001", replaced("label", np.zeros((8, 8, 8), np.uint8)), "differ in shape"),
+        ("phantom_003", replaced("image", np.random.rand(48, 40).astype(np.float32)), "(48, 40)"),
+        (
+            "phantom_003",
+            replaced("image", np.random.rand(2, 48, 40, 32).astype(np.float32)),
+            "(2, 48, 40, 32)",
+        ),
+        ("phantom_003", replaced("image", [b"text"]), "not numbers"),
+        ("phantom_004", drop("label"), "label"),
+        ("phantom_005", truncate, "mri_norm2.h5"),
+    ],
+)
 def test_a_damaged_scan_is_named(scans, tmp_path, case, change, says):
     copy = damaged(scans, tmp_path, case, change)
     (line,) = train(copy, tmp_path / "out", "--iterations", 4, code=2).errors
@@ -270,7 +419,9 @@ def test_a_damaged_scan_is_named(scans, tmp_path, case, change, says):
 
 
 def test_an_unannotated_scan_needs_no_label(scans, tmp_path):
-    train(damaged(scans, tmp_path, "phantom_003", drop("label")), tmp_path / "out", "--iterations", 2)
+    train(
+        damaged(scans, tmp_path, "phantom_003", drop("label")), tmp_path / "out", "--iterations", 2
+    )
 
 
 def test_a_label_of_255_is_converted_and_said_so(scans, tmp_path):
@@ -281,18 +432,29 @@ def test_a_label_of_255_is_converted_and_said_so(scans, tmp_path):
         train(copy, tmp_path / "out", "--iterations", 1)
 
 
-@pytest.mark.parametrize("name, content, says", [
-    ("train.list", "", "empty"),
-    ("train.list", "\n \n", "empty"),
-    ("train.list", "phantom_000\nphantom_001\nphantom_000\n", "phantom_000 is listed more than once"),
-    ("train.list", "phantom_000\nphantom_001\nphantom_777\n", "phantom_777"),
-    ("train.list", "phantom_000\nphantom_001\nphantom_004\n", "phantom_004 is also in test.list"),
-    ("test.list", "phantom_001\n", "phantom_001 is also in test.list"),
-    ("val.list", "phantom_002\n", "phantom_002 is also in val.list"),
-    ("test.list", "phantom_888\n", "phantom_888"),
-    ("train.list", b"\xff\xfe\x00", "cannot read the list"),
-    ("train.list", None, "no train.list"),
-])
+@pytest.mark.parametrize(
+    "name, content, says",
+    [
+        ("train.list", "", "empty"),
+        ("train.list", "\n \n", "empty"),
+        (
+            "train.list",
+            "phantom_000\nphantom_001\nphantom_000\n",
+            "phantom_000 is listed more than once",
+        ),
+        ("train.list", "phantom_000\nphantom_001\nphantom_777\n", "phantom_777"),
+        (
+            "train.list",
+            "phantom_000\nphantom_001\nphantom_004\n",
+            "phantom_004 is also in test.list",
+        ),
+        ("test.list", "phantom_001\n", "phantom_001 is also in test.list"),
+        ("val.list", "phantom_002\n", "phantom_002 is also in val.list"),
+        ("test.list", "phantom_888\n", "phantom_888"),
+        ("train.list", b"\xff\xfe\x00", "cannot read the list"),
+        ("train.list", None, "no train.list"),
+    ],
+)
 def test_a_mistake_in_a_list_is_one_line(scans, tmp_path, name, content, says):
     copy = tmp_path / "copy"
     shutil.copytree(scans, copy)
@@ -304,38 +466,48 @@ def test_a_mistake_in_a_list_is_one_line(scans, tmp_path, name, content, says):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("option", "labeled hold-out iterations base-channels batch-size labeled-batch-size seed learning-rate block-size blocks "
-                                   "ema-decay noise dropout log-every checkpoint-every".split())
+@pytest.mark.parametrize(
+    "option",
+    "labeled hold-out iterations base-channels batch-size labeled-batch-size seed learning-rate block-size blocks "
+    "ema-decay noise dropout log-every checkpoint-every".split(),
+)
 def test_nothing_may_be_negative(scans, tmp_path, option):
     (line,) = train(scans, tmp_path / "out", f"--{option}", -1, code=2).errors
     assert f"--{option} -1" in line and "must be" in line
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (["--patch", -16, 32, 16], "16 32 16"),
-    (["--patch", 16384, 16384, 16384], "no memory holds"),
-    (["--stride", 32, 0, 16], "--stride 32 0 16"),
-    pytest.param(["--device", "cuda"], "--device auto", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")),
-    (["--labeled", 5], "--labeled 5"),
-    (["--labeled", 0], "--labeled 0"),
-    (["--labeled", 4], "vnet"),
-    (["--patch", 32, 30, 16], "32 32 16"),
-    (["--patch", 32, 32], "patch"),
-    (["--method", "magic"], "lg-er-mt"),
-    (["--iterations", -3], "--iterations"),
-    (["--hold-out", 9], "--hold-out"),
-    (["--labeled-batch-size", 9], "--labeled-batch-size"),
-    (["--labeled-batch-size", 4], "entropy"),
-    (["--preset", "released", "--blocks", 2], "--block-sampling lattice"),
-    (["--block-size", 32], "--block-size 32"),
-    (["--noise", "nan"], "--noise nan"),
-    (["--seed", 2**64], "--seed"),
-    (["--norm", "layer"], "norm"),
-    (["--device", "cuda:99"], "--device"),
-    (["--resume"], "--resume"),
-    (["--iteratons", 3], "--iterations"),
-])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["--patch", -16, 32, 16], "16 32 16"),
+        (["--patch", 16384, 16384, 16384], "no memory holds"),
+        (["--stride", 32, 0, 16], "--stride 32 0 16"),
+        pytest.param(
+            ["--device", "cuda"],
+            "--device auto",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        (["--labeled", 5], "--labeled 5"),
+        (["--labeled", 0], "--labeled 0"),
+        (["--labeled", 4], "vnet"),
+        (["--patch", 32, 30, 16], "32 32 16"),
+        (["--patch", 32, 32], "patch"),
+        (["--method", "magic"], "lg-er-mt"),
+        (["--iterations", -3], "--iterations"),
+        (["--hold-out", 9], "--hold-out"),
+        (["--labeled-batch-size", 9], "--labeled-batch-size"),
+        (["--labeled-batch-size", 4], "entropy"),
+        (["--preset", "released", "--blocks", 2], "--block-sampling lattice"),
+        (["--block-size", 32], "--block-size 32"),
+        (["--noise", "nan"], "--noise nan"),
+        (["--seed", 2**64], "--seed"),
+        (["--norm", "layer"], "norm"),
+        (["--device", "cuda:99"], "--device"),
+        (["--resume"], "--resume"),
+        (["--iteratons", 3], "--iterations"),
+    ],
+)
 def test_a_mistake_is_one_line_and_exit_code_2(scans, tmp_path, arguments, says):
     (line,) = train(scans, tmp_path / "out", *arguments, code=2).errors
     assert says in line
@@ -345,7 +517,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(scans, tmp_path, arguments, says)
 def test_nothing_is_written_over(scans, finished):
     before = (finished / "last.pt").read_bytes()
     assert "--resume" in train(scans, finished, "--iterations", 12, code=2).errors[0]
-    assert "--seed 9" in train(scans, finished, "--iterations", 12, "--seed", 9, "--resume", code=2).errors[0]
+    assert (
+        "--seed 9"
+        in train(scans, finished, "--iterations", 12, "--seed", 9, "--resume", code=2).errors[0]
+    )
     assert (finished / "last.pt").read_bytes() == before
 
 
@@ -360,7 +535,19 @@ def test_too_little_memory_is_one_line(scans, finished, tmp_path, monkeypatch):
     line = train(scans, tmp_path / "out", "--iterations", 4, code=2).errors[-1]
     assert all(option in line for option in ("--batch-size", "--patch", "--precision bf16"))
     monkeypatch.setattr(scoring, "sliding_window", greedy)
-    assert "out of memory" in run("evaluate", "--checkpoint", finished / "last.pt", "--data", scans, "--out", tmp_path / "no.json", code=2).errors[-1]
+    assert (
+        "out of memory"
+        in run(
+            "evaluate",
+            "--checkpoint",
+            finished / "last.pt",
+            "--data",
+            scans,
+            "--out",
+            tmp_path / "no.json",
+            code=2,
+        ).errors[-1]
+    )
     assert not (tmp_path / "no.json").exists()
 
 
@@ -372,7 +559,9 @@ def test_checkpoints_that_cannot_be_resumed(scans, finished, tmp_path):
         change(out / "last.pt")
         before = {path.name: path.read_bytes() for path in out.iterdir()}
         (line,) = train(scans, out, "--iterations", 12, "--resume", code=2).errors
-        assert "last.pt" in line and before == {path.name: path.read_bytes() for path in out.iterdir()}
+        assert "last.pt" in line and before == {
+            path.name: path.read_bytes() for path in out.iterdir()
+        }
         return line
 
     def changed(edit):
@@ -380,6 +569,7 @@ def test_checkpoints_that_cannot_be_resumed(scans, finished, tmp_path):
             state = torch.load(path, weights_only=True)
             edit(state)
             torch.save(state, path)
+
         return change
 
     class Bomb:
@@ -388,11 +578,18 @@ def test_checkpoints_that_cannot_be_resumed(scans, finished, tmp_path):
 
     assert "read safely" in refused(lambda path: path.write_bytes(path.read_bytes()[:-1000]))
     assert "read safely" in refused(lambda path: path.write_bytes(b""))
-    assert "read safely" in refused(lambda path: torch.save({"student": Bomb()}, path)) and not (tmp_path / "exploded").exists()
+    assert (
+        "read safely" in refused(lambda path: torch.save({"student": Bomb()}, path))
+        and not (tmp_path / "exploded").exists()
+    )
     assert "has no optimizer" in refused(changed(lambda state: state.pop("optimizer")))
-    assert "does not fit" in refused(changed(lambda state: state["student"].pop("classifier.weight")))
+    assert "does not fit" in refused(
+        changed(lambda state: state["student"].pop("classifier.weight"))
+    )
     assert "does not fit" in refused(changed(lambda state: state.pop("teacher")))
-    assert "--base-channels 2 (was 4)" in refused(changed(lambda state: state["config"].update(base_channels=4)))
+    assert "--base-channels 2 (was 4)" in refused(
+        changed(lambda state: state["config"].update(base_channels=4))
+    )
 
 
 def test_checkpoints_that_cannot_be_trusted(scans, finished, tmp_path):
@@ -406,13 +603,24 @@ def test_checkpoints_that_cannot_be_trusted(scans, finished, tmp_path):
     state["config"]["base_channels"] = 4
     torch.save(state, tmp_path / "other.pt")
     for name in ("bomb.pt", "half.pt", "other.pt", "missing.pt"):
-        (line,) = run("evaluate", "--checkpoint", tmp_path / name, "--data", scans, "--out", tmp_path / "no.json", code=2).errors
+        (line,) = run(
+            "evaluate",
+            "--checkpoint",
+            tmp_path / name,
+            "--data",
+            scans,
+            "--out",
+            tmp_path / "no.json",
+            code=2,
+        ).errors
         assert name in line
     assert not (tmp_path / "exploded").exists() and not (tmp_path / "no.json").exists()
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(scans, tmp_path):
     out = tmp_path / "diverged"
-    line = train(scans, out, "--iterations", 40, "--learning-rate", 1e20, "--norm", "none", code=1).errors[-1]
+    line = train(
+        scans, out, "--iterations", 40, "--learning-rate", 1e20, "--norm", "none", code=1
+    ).errors[-1]
     assert "no number" in line and "phantom_" in line
     assert not (out / "last.pt").exists()

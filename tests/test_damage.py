@@ -1,4 +1,5 @@
 """Damaged files by the hundred: each is read or refused in one line; no other exception, no crash, no hang."""
+
 import json
 import os
 import signal
@@ -12,12 +13,33 @@ ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-@pytest.mark.parametrize("kind, first, last", [("h5", 0, 1000), ("h5", 1000, 2000), ("nrrd", 0, 200), ("nii", 0, 300), ("nii.gz", 0, 200), ("checkpoint", 0, 200), ("list", 0, 300)])
+@pytest.mark.parametrize(
+    "kind, first, last",
+    [
+        ("h5", 0, 1000),
+        ("h5", 1000, 2000),
+        ("nrrd", 0, 200),
+        ("nii", 0, 300),
+        ("nii.gz", 0, 200),
+        ("checkpoint", 0, 200),
+        ("list", 0, 300),
+    ],
+)
 def test_damaged_files_are_read_or_refused(kind, first, last, tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "tests" / "damage.py", kind, str(first), str(last), tmp_path], env=ENVIRONMENT, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "damage.py", kind, str(first), str(last), tmp_path],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
     hand = (tmp_path / "in_hand").read_text()
-    assert done.returncode == 0, f"{hand}: {'hung' if done.returncode == -signal.SIGPROF else 'crashed'} with {done.returncode}\n{done.stderr[-2000:]}"
+    assert done.returncode == 0, (
+        f"{hand}: {'hung' if done.returncode == -signal.SIGPROF else 'crashed'} with {done.returncode}\n{done.stderr[-2000:]}"
+    )
     outcomes = json.loads(done.stdout)
     assert outcomes.keys() == {"read", "refused"}, outcomes
-    assert sum(outcomes.values()) == last - first and min(outcomes.values()) > 0  # some damage is harmless, e.g. to a voxel
+    assert (
+        sum(outcomes.values()) == last - first and min(outcomes.values()) > 0
+    )  # some damage is harmless, e.g. to a voxel
     assert not done.stderr, "a library speaks past Python: " + done.stderr[:500]

@@ -1,13 +1,14 @@
 """Every row of METHODS in the training loop: a few steps, saved half-way, resumed to the last bit."""
+
 import io
 
 import pytest
 import torch
 
-from lgermt.training.trainer import Trainer
-from lgermt.training.methods import METHODS
 from lgermt.data.phantom import make_phantom
 from lgermt.training.config import TrainConfig, resolve_config
+from lgermt.training.methods import METHODS
+from lgermt.training.trainer import Trainer
 
 STEPS = 4
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -17,14 +18,30 @@ every_method = pytest.mark.parametrize("method", METHODS)
 def batch():
     "Four pieces of phantoms with their labels."
     scans = [make_phantom(seed, (32, 32, 32), (3.0, 3.0, 3.0)) for seed in range(4)]
-    images, labels = (torch.stack([torch.from_numpy(scan[i][..., 8:24]) for scan in scans]) for i in range(2))
+    images, labels = (
+        torch.stack([torch.from_numpy(scan[i][..., 8:24]) for scan in scans]) for i in range(2)
+    )
     return images[:, None], labels.long()
 
 
 def learner(method, out, **settings):
     "A tiny learner of a row."
-    return Trainer(resolve_config(TrainConfig(data="phantom", out=out, method=method, patch=(32, 32, 16), base_channels=2, iterations=STEPS,
-                                  block_size=8, device="cpu", precision="fp32", **settings)))
+    return Trainer(
+        resolve_config(
+            TrainConfig(
+                data="phantom",
+                out=out,
+                method=method,
+                patch=(32, 32, 16),
+                base_channels=2,
+                iterations=STEPS,
+                block_size=8,
+                device="cpu",
+                precision="fp32",
+                **settings,
+            )
+        )
+    )
 
 
 def train(pupil, batch, iterations):
@@ -48,7 +65,11 @@ def leaves(state, path=""):
     "Path -> value, through dictionaries and lists."
     if isinstance(state, (dict, list, tuple)):
         items = state.items() if isinstance(state, dict) else enumerate(state)
-        return {name: leaf for key, value in items for name, leaf in leaves(value, f"{path}/{key}").items()}
+        return {
+            name: leaf
+            for key, value in items
+            for name, leaf in leaves(value, f"{path}/{key}").items()
+        }
     return {path: state}
 
 
@@ -68,7 +89,10 @@ def test_a_method_trains_and_resumes_to_the_last_bit(method, batch, tmp_path):
     losses = train(whole, batch, range(STEPS))
     row = METHODS[method]
     assert losses.keys() == {"loss", *(term.name for term in (*row.terms, *row.auxiliary_terms))}
-    assert all(value.shape == () and value.isfinite() and not value.requires_grad for value in losses.values())
+    assert all(
+        value.shape == () and value.isfinite() and not value.requires_grad
+        for value in losses.values()
+    )
 
     first = learner(method, tmp_path)
     train(first, batch, range(STEPS // 2))
@@ -79,10 +103,14 @@ def test_a_method_trains_and_resumes_to_the_last_bit(method, batch, tmp_path):
     assert_same(losses, again)
 
     end = whole.state_dict()
-    assert ("teacher" in end) == row.has_teacher and ("networks" in end) == bool(row.make_auxiliary_networks)
+    assert ("teacher" in end) == row.has_teacher and ("networks" in end) == bool(
+        row.make_auxiliary_networks
+    )
     for part in {"student", "teacher", "networks"} & end.keys():  # all of them have learnt
         before, after = leaves(start[part]), leaves(end[part])
-        assert all(not torch.equal(before[name], after[name]) for name in after if name.endswith("weight")), part
+        assert all(
+            not torch.equal(before[name], after[name]) for name in after if name.endswith("weight")
+        ), part
 
 
 @every_method
@@ -116,5 +144,11 @@ def test_the_students_step_does_not_move_the_judge(batch, tmp_path):
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 @pytest.mark.parametrize("method", ["tcse", "ua-mt", "asdnet"])
 def test_the_rivals_take_other_settings(method, norm, batch, tmp_path):
-    pupil = learner(method, tmp_path, norm=norm, preset="released" if method != "asdnet" else "paper", block_sampling="grid")
+    pupil = learner(
+        method,
+        tmp_path,
+        norm=norm,
+        preset="released" if method != "asdnet" else "paper",
+        block_sampling="grid",
+    )
     assert train(pupil, batch, range(2))["loss"].isfinite()

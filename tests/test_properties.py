@@ -1,4 +1,5 @@
 """What holds for every scan, crop, batch and window: hypothesis looks for the one where it does not."""
+
 import itertools
 import math
 from dataclasses import replace
@@ -10,15 +11,28 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lgermt.data.patches import ORIENTATIONS, PatchSampler, TwoStreamSampler, pad_to, random_corner, random_crop
 from lgermt.data.datasets import read_list
-from lgermt.utils.errors import InputError
-from lgermt.evaluation.sliding_window import sliding_window, window_counts, window_starts
-from lgermt.data.volume import Volume
 from lgermt.data.io import read_h5, read_scan, write_h5, write_image_like, write_mask
+from lgermt.data.patches import (
+    ORIENTATIONS,
+    PatchSampler,
+    TwoStreamSampler,
+    pad_to,
+    random_corner,
+    random_crop,
+)
+from lgermt.data.volume import Volume
+from lgermt.evaluation.sliding_window import sliding_window, window_counts, window_starts
+from lgermt.utils.errors import InputError
 
-settings.register_profile("here", max_examples=60, deadline=None, derandomize=True, database=None,
-                          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+settings.register_profile(
+    "here",
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 settings.load_profile("here")
 
 sides = st.tuples(*[st.integers(1, 7)] * 3)
@@ -38,7 +52,9 @@ def turned(order, signs):
     return tuple(float(v) for v in matrix.ravel())
 
 
-directions = st.builds(turned, st.permutations(range(3)), st.tuples(*[st.sampled_from((-1, 1))] * 3))
+directions = st.builds(
+    turned, st.permutations(range(3)), st.tuples(*[st.sampled_from((-1, 1))] * 3)
+)
 
 
 @st.composite
@@ -48,22 +64,32 @@ def volumes(draw):
     image = draw(arrays.arrays(np.float32, shape, elements=finite))
     label = draw(st.none() | arrays.arrays(np.uint8, shape, elements=st.integers(0, 1)))
     geometry = draw(numbers(3, 0.01, 10)), draw(numbers(3, -500, 500)), draw(directions)
-    return Volume(image, label, *(draw(st.sampled_from((values, None))) for values in geometry), id="scan")
+    return Volume(
+        image, label, *(draw(st.sampled_from((values, None))) for values in geometry), id="scan"
+    )
 
 
 def same(one, other):
     "Bit for bit."
-    return (one is None and other is None) or (one.dtype == other.dtype and np.array_equal(one, other))
+    return (one is None and other is None) or (
+        one.dtype == other.dtype and np.array_equal(one, other)
+    )
 
 
 # readers
+
 
 @given(volume=volumes())
 def test_h5_gives_back_what_was_written(tmp_path, volume):
     write_h5(tmp_path / "scan.h5", volume, made="here")
     found = read_h5(tmp_path / "scan.h5")
     assert same(found.image, volume.image) and same(found.label, volume.label)
-    assert (found.spacing, found.origin, found.direction, found.id) == (volume.spacing, volume.origin, volume.direction, "scan")
+    assert (found.spacing, found.origin, found.direction, found.id) == (
+        volume.spacing,
+        volume.origin,
+        volume.direction,
+        "scan",
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["scan.h5"]
 
 
@@ -76,7 +102,9 @@ def test_images_give_back_what_was_written(tmp_path, suffix, volume):
     assert same(found.image, volume.image) and found.label is None
     plain = Volume(volume.image, None, (1.0,) * 3, (0.0,) * 3, tuple(np.eye(3).ravel()))
     for name in ("spacing", "origin", "direction"):
-        assert getattr(found, name) == pytest.approx(getattr(volume, name) or getattr(plain, name), rel=1e-4, abs=1e-3), name
+        assert getattr(found, name) == pytest.approx(
+            getattr(volume, name) or getattr(plain, name), rel=1e-4, abs=1e-3
+        ), name
 
 
 @given(volume=volumes(), seed=seeds)
@@ -90,8 +118,12 @@ def test_a_mask_comes_back_on_its_grid(tmp_path, volume, seed):
     assert not (tmp_path / "other.nii.gz").exists()
 
 
-BEGINNINGS = {".h5": b"\x89HDF\r\n\x1a\n", ".nrrd": b"NRRD0004\ntype: float\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n\n",
-              ".nii": (348).to_bytes(4, "little"), ".nii.gz": b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"}
+BEGINNINGS = {
+    ".h5": b"\x89HDF\r\n\x1a\n",
+    ".nrrd": b"NRRD0004\ntype: float\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n\n",
+    ".nii": (348).to_bytes(4, "little"),
+    ".nii.gz": b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03",
+}
 
 
 @pytest.mark.parametrize("suffix", BEGINNINGS)
@@ -123,6 +155,7 @@ def test_any_bytes_are_a_list_or_an_input_error(tmp_path, content):
 
 # the crop
 
+
 @given(shape=sides, least=sides, channels=st.integers(1, 3))
 def test_padding_is_undone(shape, least, channels):
     image = torch.rand(channels, *shape) + 1
@@ -138,19 +171,32 @@ def test_padding_is_undone(shape, least, channels):
 @given(extra=st.tuples(*[st.integers(0, 2)] * 3), patch=sides, seed=seeds)
 def test_every_corner_is_drawn_and_none_outside(extra, patch, seed):
     rng, shape = np.random.default_rng(seed), tuple(a + b for a, b in zip(extra, patch))
-    drawn = {random_corner(shape, patch, rng) for _ in range(600)}  # at most 27 corners: missing one has a chance below 1e-8
+    drawn = {
+        random_corner(shape, patch, rng) for _ in range(600)
+    }  # at most 27 corners: missing one has a chance below 1e-8
     assert drawn == set(itertools.product(*(range(n + 1) for n in extra)))
 
 
-@given(extra=st.tuples(*[st.integers(0, 3)] * 3), patch=sides, orientations=st.sampled_from(ORIENTATIONS), seed=seeds)
+@given(
+    extra=st.tuples(*[st.integers(0, 3)] * 3),
+    patch=sides,
+    orientations=st.sampled_from(ORIENTATIONS),
+    seed=seeds,
+)
 def test_image_and_label_are_cut_alike_from_inside(extra, patch, orientations, seed):
     least = tuple(a + b for a, b in zip(extra, (max(patch[:2]), max(patch[:2]), patch[2])))
     places = torch.arange(math.prod(least)).view(least)  # a voxel is its own address
-    image, label = random_crop([places.float(), places], patch, orientations, np.random.default_rng(seed))
+    image, label = random_crop(
+        [places.float(), places], patch, orientations, np.random.default_rng(seed)
+    )
     assert image.shape == label.shape == patch and torch.equal(image.long(), label)
-    where = np.stack(np.unravel_index(label.numpy(), least))  # addresses: axis, then the patch's sides
+    where = np.stack(
+        np.unravel_index(label.numpy(), least)
+    )  # addresses: axis, then the patch's sides
     low, high = where.min((1, 2, 3)), where.max((1, 2, 3))
-    assert np.prod(high - low + 1) == label.numel() == len(label.unique())  # a box, every voxel once
+    assert (
+        np.prod(high - low + 1) == label.numel() == len(label.unique())
+    )  # a box, every voxel once
     steps = [np.abs(np.diff(where, axis=axis + 1)).sum(0) for axis in range(3)]
     assert all((step == 1).all() for step in steps)  # neighbours stay neighbours
     if orientations == "none":
@@ -158,6 +204,7 @@ def test_image_and_label_are_cut_alike_from_inside(extra, patch, orientations, s
 
 
 # the sampler
+
 
 @st.composite
 def samplers(draw):
@@ -174,11 +221,18 @@ def test_annotated_first_and_nobody_more_often_than_another(drawn, first):
     sampler, _ = drawn
     batches = [[scan for scan, _ in sampler.batch(i)] for i in range(60)]
     annotated = sampler.labeled_batch_size
-    for half, scans in ((slice(annotated), sampler.labeled), (slice(annotated, None), sampler.unlabeled)):
+    for half, scans in (
+        (slice(annotated), sampler.labeled),
+        (slice(annotated, None), sampler.unlabeled),
+    ):
         stream = [scan for batch in batches for scan in batch[half]]
-        assert len(stream) == 60 * (annotated if half.start is None else sampler.batch_size - annotated)
+        assert len(stream) == 60 * (
+            annotated if half.start is None else sampler.batch_size - annotated
+        )
         for start in range(0, len(stream) - len(scans) + 1, len(scans)):
-            assert sorted(stream[start:start + len(scans)]) == sorted(scans)  # each epoch visits everyone once
+            assert sorted(stream[start : start + len(scans)]) == sorted(
+                scans
+            )  # each epoch visits everyone once
     assert sampler.batch(first) == replace(sampler).batch(first)  # a function of seed and iteration
 
 
@@ -190,20 +244,35 @@ def test_ranks_share_the_batch_out(drawn, iteration):
     assert sorted(place for share in shares for _, place in share) == list(range(whole.batch_size))
     for share in shares:
         annotated = [scan in whole.labeled for scan, _ in share]
-        assert annotated == sorted(annotated, reverse=True) and sum(annotated) == whole.labeled_batch_size // ranks
+        assert (
+            annotated == sorted(annotated, reverse=True)
+            and sum(annotated) == whole.labeled_batch_size // ranks
+        )
 
 
 @settings(max_examples=20)
-@given(shape=sides, patch=sides, orientations=st.sampled_from(ORIENTATIONS), iteration=st.integers(0, 10**6))
+@given(
+    shape=sides,
+    patch=sides,
+    orientations=st.sampled_from(ORIENTATIONS),
+    iteration=st.integers(0, 10**6),
+)
 def test_patches_of_any_scan_have_their_labels(shape, patch, orientations, iteration):
     codes = np.arange(1, math.prod(shape) + 1, dtype=np.float32).reshape(shape)
-    scans = [Volume(codes, (codes % 2).astype(np.uint8), id=str(i)) for i in range(2)] + [Volume(codes, id=str(i)) for i in range(2, 4)]
-    images, labels, names = PatchSampler(scans, TwoStreamSampler((0, 1), (2, 3)), patch, orientations).batch(iteration)
+    scans = [Volume(codes, (codes % 2).astype(np.uint8), id=str(i)) for i in range(2)] + [
+        Volume(codes, id=str(i)) for i in range(2, 4)
+    ]
+    images, labels, names = PatchSampler(
+        scans, TwoStreamSampler((0, 1), (2, 3)), patch, orientations
+    ).batch(iteration)
     assert images.shape == (4, 1, *patch) and labels.shape == (2, *patch) and len(names) == 4
-    assert torch.equal(images[:2, 0].long() % 2, labels)  # odd voxels are the atrium, the padding is not
+    assert torch.equal(
+        images[:2, 0].long() % 2, labels
+    )  # odd voxels are the atrium, the padding is not
 
 
 # the sliding window
+
 
 class Local(torch.nn.Module):
     "Logits that depend on the voxel and on the whole window."
@@ -250,7 +319,12 @@ def test_a_constant_network_gives_a_constant_map(shape, window, batch_size):
 def naive(model, image, patch, stride):
     "One window after the other, sums and counts, on an image at least as large as the window."
     total, count = torch.zeros(3, *image.shape), torch.zeros(image.shape)
-    for corner in itertools.product(*(sorted({min(i, n - k) for i in range(0, n, s)}) for n, k, s in zip(image.shape, patch, stride))):
+    for corner in itertools.product(
+        *(
+            sorted({min(i, n - k) for i in range(0, n, s)})
+            for n, k, s in zip(image.shape, patch, stride)
+        )
+    ):
         box = tuple(slice(c, c + n) for c, n in zip(corner, patch))
         total[(slice(None), *box)] += model(image[box][None, None]).softmax(1)[0]
         count[box] += 1

@@ -1,4 +1,5 @@
 """Two processes on this machine's CPU: the same step, the same training, and an end when one of them dies."""
+
 import json
 import os
 import subprocess
@@ -16,12 +17,30 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKER = ROOT / "tests" / "two_ranks.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-FEW = [*TINY, "--iterations", 5, "--checkpoint-every", 2, "--block-size", 8, "--precision", "fp32", "--norm", "group"]  # instance norm over a bottleneck of 4 voxels amplifies rounding
+FEW = [
+    *TINY,
+    "--iterations",
+    5,
+    "--checkpoint-every",
+    2,
+    "--block-size",
+    8,
+    "--precision",
+    "fp32",
+    "--norm",
+    "group",
+]  # instance norm over a bottleneck of 4 voxels amplifies rounding
 
 
 def started(arguments, code, **environment):
     "Runs a command to its end and checks the exit code."
-    done = subprocess.run(list(map(str, arguments)), env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        list(map(str, arguments)),
+        env=ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -37,17 +56,24 @@ def shared(tmp_path_factory):
 @pytest.mark.parametrize("method", METHODS)
 def test_one_step_on_two_processes_is_one_step_on_one(shared, method):
     alone = one_step(method)
-    assert alone.keys() == shared[method].keys() and any(key.startswith("gradient") for key in alone)
-    for key, value in alone.items():  # a gradient is a float32 sum over up to 65,536 voxels, whose rounding depends on how it is cut and on the processor
+    assert alone.keys() == shared[method].keys() and any(
+        key.startswith("gradient") for key in alone
+    )
+    for (
+        key,
+        value,
+    ) in alone.items():  # a gradient is a float32 sum over up to 65,536 voxels, whose rounding depends on how it is cut and on the processor
         tolerance = 1e-4 if key.startswith("gradient") else 1e-5
-        torch.testing.assert_close(shared[method][key], value, atol=tolerance, rtol=1e-5, msg=lambda text: f"{key}: {text}")
+        torch.testing.assert_close(
+            shared[method][key], value, atol=tolerance, rtol=1e-5, msg=lambda text: f"{key}: {text}"
+        )
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(scans, tmp_path_factory):  # noqa: F811
     "Five iterations of one process."
     out = tmp_path_factory.mktemp("ranks") / "uninterrupted"
-    train(scans, out, *FEW[len(TINY):])
+    train(scans, out, *FEW[len(TINY) :])
     return out
 
 
@@ -55,11 +81,15 @@ def assert_close_runs(one, other):
     "Weights and scores of two runs, and nothing missing."
     assert weights(one).keys() == weights(other).keys()
     for key, value in weights(one).items():
-        torch.testing.assert_close(weights(other)[key], value, atol=1e-4, rtol=1e-4, msg=lambda text: f"{key}: {text}")
+        torch.testing.assert_close(
+            weights(other)[key], value, atol=1e-4, rtol=1e-4, msg=lambda text: f"{key}: {text}"
+        )
     found, expected = (json.loads((out / "metrics.json").read_text()) for out in (other, one))
     assert [case["id"] for case in found["cases"]] == [case["id"] for case in expected["cases"]]
     assert found["mean"]["dice"] == pytest.approx(expected["mean"]["dice"], abs=0.01)
-    assert [json.loads(line)["iteration"] for line in (other / "log.jsonl").read_text().splitlines()] == [2, 4, 5]
+    assert [
+        json.loads(line)["iteration"] for line in (other / "log.jsonl").read_text().splitlines()
+    ] == [2, 4, 5]
 
 
 def test_stopped_on_two_processes_and_resumed_by_one(scans, uninterrupted, tmp_path):  # noqa: F811
@@ -68,22 +98,30 @@ def test_stopped_on_two_processes_and_resumed_by_one(scans, uninterrupted, tmp_p
     assert done.stderr.count("stopped after iteration 3 of 5") == 1 and "--resume" in done.stderr
     assert torch.load(out / "last.pt", weights_only=True)["iteration"] == 3
     assert json.loads((out / "config.json").read_text())["processes"] == 2
-    train(scans, out, *FEW[len(TINY):], "--resume")
+    train(scans, out, *FEW[len(TINY) :], "--resume")
     assert_close_runs(uninterrupted, out)
 
 
 def test_stopped_on_one_process_and_resumed_by_two(scans, uninterrupted, tmp_path):  # noqa: F811
     out = tmp_path / "one"
     started([sys.executable, WORKER, "SIGTERM", "--data", scans, "--out", out, *FEW], 130)
-    done = started([*TORCHRUN, "-m", "lgermt.train", "--data", scans, "--out", out, *FEW, "--resume"], 0)
+    done = started(
+        [*TORCHRUN, "-m", "lgermt.train", "--data", scans, "--out", out, *FEW, "--resume"], 0
+    )
     assert done.stdout.count("the run is in") == 1
     assert_close_runs(uninterrupted, out)
 
 
 def test_a_process_that_dies_ends_the_run(scans, tmp_path):  # noqa: F811
     out = tmp_path / "dead"
-    patience = 10 * 3600  # it is the closed connection that tells the other process, not the silence
-    done = started([*TORCHRUN, WORKER, "SIGKILL", "--data", scans, "--out", out, *FEW], 1, LGERMT_TIMEOUT=str(patience))
+    patience = (
+        10 * 3600
+    )  # it is the closed connection that tells the other process, not the silence
+    done = started(
+        [*TORCHRUN, WORKER, "SIGKILL", "--data", scans, "--out", out, *FEW],
+        1,
+        LGERMT_TIMEOUT=str(patience),
+    )
     assert "gone or silent" in done.stderr and "SIGKILL" in done.stderr
     assert torch.load(out / "last.pt", weights_only=True)["iteration"] == 2
     assert not (out / "metrics.json").exists()
@@ -91,15 +129,35 @@ def test_a_process_that_dies_ends_the_run(scans, tmp_path):  # noqa: F811
 
 def test_a_process_that_is_frozen_ends_the_run(scans, tmp_path):  # noqa: F811
     out = tmp_path / "frozen"
-    patience = 20  # seconds: enough for a process that is slow because of what else the machine does
-    done = started([*TORCHRUN, WORKER, "SIGSTOP", "--data", scans, "--out", out, *FEW], 1, LGERMT_TIMEOUT=str(patience))
+    patience = (
+        20  # seconds: enough for a process that is slow because of what else the machine does
+    )
+    done = started(
+        [*TORCHRUN, WORKER, "SIGSTOP", "--data", scans, "--out", out, *FEW],
+        1,
+        LGERMT_TIMEOUT=str(patience),
+    )
     assert done.stderr.count("gone or silent") == 1
     assert torch.load(out / "last.pt", weights_only=True)["iteration"] == 2
     assert not (out / "metrics.json").exists()
 
 
 def test_a_users_mistake_is_one_line_of_ours(scans, tmp_path):  # noqa: F811
-    done = started([*TORCHRUN, "-m", "lgermt.train", "--data", scans, "--out", tmp_path / "out", *FEW, "--labeled", 5], 1)  # torchrun's own exit code
+    done = started(
+        [
+            *TORCHRUN,
+            "-m",
+            "lgermt.train",
+            "--data",
+            scans,
+            "--out",
+            tmp_path / "out",
+            *FEW,
+            "--labeled",
+            5,
+        ],
+        1,
+    )  # torchrun's own exit code
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("lgermt.train: ")]
     assert "--labeled 5" in line and "exitcode  : 2" in done.stderr
     assert not (tmp_path / "out").exists()

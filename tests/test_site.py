@@ -1,4 +1,5 @@
 """The static site of two lessons, and the apps: built, opened in Chromium, looked at."""
+
 import os
 import re
 import subprocess
@@ -26,9 +27,15 @@ def page():
 
 
 def test_the_site_shows_figures_and_asks_nothing_of_the_network(tmp_path, page):
-    subprocess.run([sys.executable, ROOT / "docs/build.py", tmp_path, "01_entropy", "03_schedules"], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [sys.executable, ROOT / "docs/build.py", tmp_path, "01_entropy", "03_schedules"],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     for html in tmp_path.rglob("*.html"):
-        assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=\"https?:", html.read_text(encoding="utf-8")), html
+        assert not re.findall(
+            r"<(?:script|link)[^>]+(?:src|href)=\"https?:", html.read_text(encoding="utf-8")
+        ), html
     assert "entropy_map" in (tmp_path / "api/losses.entropy.html").read_text(encoding="utf-8")
     page.goto(f"file://{tmp_path}/lessons/04_structure/01_entropy.html")
     page.wait_for_selector(".js-plotly-plot .main-svg")
@@ -36,7 +43,9 @@ def test_the_site_shows_figures_and_asks_nothing_of_the_network(tmp_path, page):
 
 
 def test_an_app_answers(tmp_path, page):
-    with server("voila", ROOT, tmp_path, "--Voila.ip=127.0.0.1", "apps/metrics_lab.ipynb") as address:
+    with server(
+        "voila", ROOT, tmp_path, "--Voila.ip=127.0.0.1", "apps/metrics_lab.ipynb"
+    ) as address:
         page.goto(address)
         box = page.locator(".widget-vbox:has(.js-plotly-plot)").first
         box.wait_for()

@@ -11,7 +11,9 @@ __all__ = ['OPERATION_KINDS', 'CHANNELS_LAST', 'CHANNELS_FIRST', 'ABLATIONS', 'a
 # %% ../../nbs/handbook/ablation.ipynb #7db4428d
 import os
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # keeps the profiler quiet; read when torch is loaded
+os.environ.setdefault(
+    "KINETO_LOG_LEVEL", "6"
+)  # keeps the profiler quiet; read when torch is loaded
 
 # %% ../../nbs/handbook/ablation.ipynb #69a1a0af
 import time
@@ -19,28 +21,39 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+
 from .. import benchmark
-from .timing import TrainingStep, make_step, random_batch
-from ..utils.environment import versions
-from ..utils.files import write_json
-from ..evaluation.sliding_window import fuse_batch_norm, sliding_window
-from ..utils.environment import disable_malloc_trim
-from ..losses.affinity import extract_blocks, sample_block_corners
-from ..training.methods import Term
 from .reference import explicit_affinity_loss
-from ..utils.cli import Flag, exit_on_user_error, parse_args
-from .timing import PUBLISHED_SCAN, PUBLISHED_STRIDE, BenchmarkCase, scale_sides, time_alternating, time_in_processes, worker_process
+from lgermt.bench.timing import (
+    PUBLISHED_SCAN,
+    PUBLISHED_STRIDE,
+    BenchmarkCase,
+    TrainingStep,
+    make_step,
+    random_batch,
+    scale_sides,
+    time_alternating,
+    time_in_processes,
+    worker_process,
+)
+from ..evaluation.sliding_window import fuse_batch_norm, sliding_window
+from ..losses.affinity import extract_blocks, sample_block_corners
 from ..models.layers import InstanceNorm
 from ..models.vnet import VNet
+from ..training.methods import Term
+from ..utils.cli import Flag, exit_on_user_error, parse_args
+from ..utils.environment import disable_malloc_trim, versions
+from ..utils.files import write_json
 
 # %% ../../nbs/handbook/ablation.ipynb #a11a3bf7
 def amdahl_speedup(
-    share: float,   # p, 0 to 1
+    share: float,  # p, 0 to 1
     faster: float,  # s, more than 0
-) -> float:         # g
+) -> float:  # g
     "Gain of the whole when a part of it becomes faster (Amdahl's law)."
     return 1 / (1 - share + share / faster)
 
@@ -48,26 +61,56 @@ def amdahl_speedup(
 OPERATION_KINDS = {  # words in the name of an operation or of what it happens in; the first kind that matches counts
     "optimiser and teacher": ("Optimizer", "_foreach_"),
     "convolution": ("conv",),
-    "normalisation": ("batch_norm", "group_norm", "instance_norm", "InstanceNorm", "BatchNorm", "GroupNorm"),
+    "normalisation": (
+        "batch_norm",
+        "group_norm",
+        "instance_norm",
+        "InstanceNorm",
+        "BatchNorm",
+        "GroupNorm",
+    ),
     "memory": ("copy", "clone", "aten::cat", "aten::empty", "zero_", "fill_", "contiguous"),
-    "losses": ("softmax", "bmm", "log", "nll", "aten::mul", "MulBackward", "aten::sub", "aten::sum", "aten::mean", "pow", "linalg", "aten::div", "DivBackward", "slice", "Slice"),
+    "losses": (
+        "softmax",
+        "bmm",
+        "log",
+        "nll",
+        "aten::mul",
+        "MulBackward",
+        "aten::sub",
+        "aten::sum",
+        "aten::mean",
+        "pow",
+        "linalg",
+        "aten::div",
+        "DivBackward",
+        "slice",
+        "Slice",
+    ),
 }
 
 
 def operation_kind(
-    event,   # of the profiler
-) -> str:    # a key of KINDS, or other
+    event,  # of the profiler
+) -> str:  # a key of KINDS, or other
     "What an operation belongs to."
     names, parent = [], event
     while parent is not None:
         names.append(parent.name)
         parent = parent.cpu_parent
-    return next((kind for kind, words in OPERATION_KINDS.items() if any(word in name for name in names for word in words)), "other")
+    return next(
+        (
+            kind
+            for kind, words in OPERATION_KINDS.items()
+            if any(word in name for name in names for word in words)
+        ),
+        "other",
+    )
 
 
 def profile_by_kind(
     function: Callable,  # no arguments
-) -> dict:               # kind -> seconds
+) -> dict:  # kind -> seconds
     "Time of one call, shared out over the kinds."
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         function()
@@ -79,21 +122,42 @@ def profile_by_kind(
 # %% ../../nbs/handbook/ablation.ipynb #e308841c
 def make_matrices_pair(case: BenchmarkCase) -> tuple[Callable, Callable]:
     "Our step with the explicit matrices of Eq. 3 put back, and without."
+
     def explicit(step):
         corners = sample_block_corners(step.p_s.shape[2:], 16, 4, step.generator)
-        return sum(explicit_affinity_loss(extract_blocks(step.p_s, [corner], 16), extract_blocks(step.p_t, [corner], 16)) for corner in corners) / 4
-    without, with_it = (TrainingStep("lg-er-mt", case.patch, case.base_channels, case.device, case.precision) for _ in range(2))
+        return (
+            sum(
+                explicit_affinity_loss(
+                    extract_blocks(step.p_s, [corner], 16), extract_blocks(step.p_t, [corner], 16)
+                )
+                for corner in corners
+            )
+            / 4
+        )
+
+    without, with_it = (
+        TrainingStep("lg-er-mt", case.patch, case.base_channels, case.device, case.precision)
+        for _ in range(2)
+    )
     method = without.learner.method
-    without.learner.method = replace(method, terms=tuple(Term("local", explicit, 0.01) if term.name == "local" else term for term in method.terms))
+    without.learner.method = replace(
+        method,
+        terms=tuple(
+            Term("local", explicit, 0.01) if term.name == "local" else term for term in method.terms
+        ),
+    )
     batch = random_batch(case.patch, without.learner.device)
     return lambda: without(*batch), lambda: with_it(*batch)
 
 
 def make_foreach_pair(case: BenchmarkCase) -> tuple[Callable, Callable]:
     "The optimiser's step and the teacher's average: one weight after the other, against all in one call."
+
     def side(together):
         student, teacher = (VNet(base_channels=case.base_channels) for _ in range(2))
-        optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, foreach=together)
+        optimizer = torch.optim.SGD(
+            student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, foreach=together
+        )
         for weight in student.parameters():
             weight.grad = torch.ones_like(weight)
 
@@ -105,20 +169,24 @@ def make_foreach_pair(case: BenchmarkCase) -> tuple[Callable, Callable]:
             else:
                 for old, new in zip(teacher.parameters(), student.parameters()):
                     old.lerp_(new, 0.01)
+
         return run
+
     return side(False), side(True)
 
 # %% ../../nbs/handbook/ablation.ipynb #a8c06239
 def make_network_pass(
     case: BenchmarkCase,
     layout: torch.memory_format = torch.channels_last_3d,
-    norm: str = "instance",                          # as in VNet
-    change: Callable = lambda network: network,      # what else is done to the network
-    dtype: torch.dtype | None = None,                # of autocast
-) -> Callable:                                       # no arguments; returns the logits
+    norm: str = "instance",  # as in VNet
+    change: Callable = lambda network: network,  # what else is done to the network
+    dtype: torch.dtype | None = None,  # of autocast
+) -> Callable:  # no arguments; returns the logits
     "A forward and a backward pass of V-Net on a batch of 4."
     torch.manual_seed(0)
-    network = change(VNet(base_channels=case.base_channels, dropout=0.0, norm=norm)).to(memory_format=layout)
+    network = change(VNet(base_channels=case.base_channels, dropout=0.0, norm=norm)).to(
+        memory_format=layout
+    )
     images = random_batch(case.patch)[0].to(memory_format=layout)
 
     def run():
@@ -126,12 +194,13 @@ def make_network_pass(
             logits = network(images).float()
         logits.square().mean().backward()
         return logits.detach()
+
     return run
 
 
 def use_torch_instance_norm(
     network: VNet,  # with instance normalisation
-) -> VNet:          # the same network, changed in place
+) -> VNet:  # the same network, changed in place
     "PyTorch's instance normalisation in the place of ours."
     for module in list(network.modules()):
         for name, layer in module.named_children():
@@ -155,17 +224,27 @@ def time_kept_memory(case: BenchmarkCase) -> dict:  # as `time_alternating`
 # %% ../../nbs/handbook/ablation.ipynb #de92db0d
 def make_window_batch_pair(case: BenchmarkCase) -> tuple[Callable, Callable]:
     "Sliding window over half a published scan: one window a pass against four."
-    network = VNet(base_channels=case.base_channels, norm="instance").to(memory_format=torch.channels_last_3d)
+    network = VNet(base_channels=case.base_channels, norm="instance").to(
+        memory_format=torch.channels_last_3d
+    )
     x, y, z = scale_sides(PUBLISHED_SCAN, case.patch)
     image = torch.randn(x, case.patch[1], z, generator=torch.Generator().manual_seed(0))
-    run = lambda batch_size: sliding_window(network, image, case.patch, scale_sides(PUBLISHED_STRIDE, case.patch), batch_size)
+    run = lambda batch_size: sliding_window(
+        network, image, case.patch, scale_sides(PUBLISHED_STRIDE, case.patch), batch_size
+    )
     return lambda: run(1), lambda: run(4)
 
 
 def make_fused_norm_pair(case: BenchmarkCase) -> tuple[Callable, Callable]:
     "Four windows through a network with batch normalisation: as a layer of its own, and merged."
-    network = VNet(base_channels=case.base_channels, norm="batch").to(memory_format=torch.channels_last_3d).eval()
-    ask = torch.inference_mode()(lambda network, windows=random_batch(case.patch)[0]: network(windows))
+    network = (
+        VNet(base_channels=case.base_channels, norm="batch")
+        .to(memory_format=torch.channels_last_3d)
+        .eval()
+    )
+    ask = torch.inference_mode()(
+        lambda network, windows=random_batch(case.patch)[0]: network(windows)
+    )
     return partial(ask, network), partial(ask, fuse_batch_norm(network))
 
 # %% ../../nbs/handbook/ablation.ipynb #db5ea950
@@ -173,10 +252,35 @@ CHANNELS_LAST, CHANNELS_FIRST = torch.channels_last_3d, torch.contiguous_format
 ABLATIONS = {  # name -> (predicted gain, what it is a gain of, sides)
     "Eq. 3 without its square": (3.0, "step", make_matrices_pair),
     "freed memory is kept": (1.5, "step", time_kept_memory),
-    "channels-last, batch norm": (1.3, "network", lambda case: (make_network_pass(case, CHANNELS_FIRST, "batch"), make_network_pass(case, CHANNELS_LAST, "batch"))),
-    "own instance norm in channels-last": (1.5, "network", lambda case: (make_network_pass(case, CHANNELS_LAST, change=use_torch_instance_norm), make_network_pass(case, CHANNELS_LAST))),
-    "channels-last with PyTorch's instance norm": (1.0, "network", lambda case: (make_network_pass(case, CHANNELS_FIRST, change=use_torch_instance_norm), make_network_pass(case, CHANNELS_LAST, change=use_torch_instance_norm))),
-    "bfloat16": (1.5, "network", lambda case: (make_network_pass(case), make_network_pass(case, dtype=torch.bfloat16))),
+    "channels-last, batch norm": (
+        1.3,
+        "network",
+        lambda case: (
+            make_network_pass(case, CHANNELS_FIRST, "batch"),
+            make_network_pass(case, CHANNELS_LAST, "batch"),
+        ),
+    ),
+    "own instance norm in channels-last": (
+        1.5,
+        "network",
+        lambda case: (
+            make_network_pass(case, CHANNELS_LAST, change=use_torch_instance_norm),
+            make_network_pass(case, CHANNELS_LAST),
+        ),
+    ),
+    "channels-last with PyTorch's instance norm": (
+        1.0,
+        "network",
+        lambda case: (
+            make_network_pass(case, CHANNELS_FIRST, change=use_torch_instance_norm),
+            make_network_pass(case, CHANNELS_LAST, change=use_torch_instance_norm),
+        ),
+    ),
+    "bfloat16": (
+        1.5,
+        "network",
+        lambda case: (make_network_pass(case), make_network_pass(case, dtype=torch.bfloat16)),
+    ),
     "all weights in one call": (2.0, "optimiser and teacher", make_foreach_pair),
     "four windows a pass": (1.1, "sliding window", make_window_batch_pair),
     "batch norm merged": (1.05, "forward pass", make_fused_norm_pair),
@@ -198,36 +302,53 @@ def time_compiled(case: BenchmarkCase) -> dict:  # as `time_alternating`, with "
     eager, fused = make_network_pass(case), make_network_pass(case, change=torch.compile)
     began = time.perf_counter()
     fused()
-    return {"first_call": time.perf_counter() - began} | time_alternating(eager, fused, case.turns, case.seconds)
+    return {"first_call": time.perf_counter() - began} | time_alternating(
+        eager, fused, case.turns, case.seconds
+    )
 
 
 def profile_step(
     case: BenchmarkCase,
-    optimized: bool,     # or the published recipe
-) -> dict:          # as `profile_by_kind`
+    optimized: bool,  # or the published recipe
+) -> dict:  # as `profile_by_kind`
     "Where the time of the least disturbed of some steps goes."
     step = make_step(case, optimized)
     step()
-    return min((profile_by_kind(step) for _ in range(case.turns)), key=lambda kinds: sum(kinds.values()))
+    return min(
+        (profile_by_kind(step) for _ in range(case.turns)), key=lambda kinds: sum(kinds.values())
+    )
 
 # %% ../../nbs/handbook/ablation.ipynb #5b09b14a
 def measure_ablation(
     settings: Ablation,
     say: Callable = print,  # told every change as soon as it is measured
-) -> dict:                  # content of the JSON file
+) -> dict:  # content of the JSON file
     "All changes and both profiles."
     case, changes = replace(settings, device="cpu"), {}
     disable_malloc_trim()
-    asked = ABLATIONS | ({"torch.compile": (1.3, "network", time_compiled)} if settings.compile else {})
+    asked = ABLATIONS | (
+        {"torch.compile": (1.3, "network", time_compiled)} if settings.compile else {}
+    )
     for name, (predicted, of, sides) in asked.items():
-        found = sides(case) if sides in (time_kept_memory, time_compiled) else time_alternating(*sides(case), case.turns, case.seconds)
+        found = (
+            sides(case)
+            if sides in (time_kept_memory, time_compiled)
+            else time_alternating(*sides(case), case.turns, case.seconds)
+        )
         changes[name] = {"of": of, "predicted": predicted} | found
         say(f"{name:<44}{of:<24}predicted {predicted:>4.1f} x, measured {found['ratio']:>6.2f} x")
     profiles = {}
     for ours, name in enumerate(("before", "after")):
         with worker_process() as ask:
             profiles[name] = ask(profile_step, case, bool(ours))
-    result = {"changes": changes, "profiles": profiles, "patch": case.patch, "base_channels": case.base_channels, "precision": case.precision, "versions": versions()}
+    result = {
+        "changes": changes,
+        "profiles": profiles,
+        "patch": case.patch,
+        "base_channels": case.base_channels,
+        "precision": case.precision,
+        "versions": versions(),
+    }
     write_json(settings.json, result)
     return result
 

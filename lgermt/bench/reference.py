@@ -8,25 +8,27 @@ __all__ = ['explicit_affinity_loss', 'ReferenceStep', 'reference_sliding_window'
 
 # %% ../../nbs/handbook/reference.ipynb #9182c554
 from itertools import product
+
 import h5py
 import numpy as np
 import torch
 from medpy.metric import binary
 from torch import Tensor
 from torch.nn import functional as F
+
 from ..data.patches import random_corner
-from ..models.ema import make_teacher, update_teacher, warmup_decay
 from ..evaluation.sliding_window import window_starts
 from ..losses.affinity import extract_blocks, sample_block_corners
 from ..losses.supervised import supervised_loss
-from ..training.schedules import staircase_rampup
+from ..models.ema import make_teacher, update_teacher, warmup_decay
 from ..models.vnet import VNet
+from ..training.schedules import staircase_rampup
 
 # %% ../../nbs/handbook/reference.ipynb #065021ac
 def explicit_affinity_loss(
     p_s: Tensor,  # (B, C, x, y, z) student's probabilities of a block
     p_t: Tensor,  # same shape, teacher's
-) -> Tensor:      # 0-d float32
+) -> Tensor:  # 0-d float32
     "Eq. 3 as it is written: all M^2 pairs of voxels."
     s, t = (F.normalize(p.flatten(2), dim=1) for p in (p_s, p_t.detach()))
     return (s.mT @ s - t.mT @ t).square().mean()
@@ -37,30 +39,44 @@ class ReferenceStep:
 
     def __init__(
         self,
-        patch: tuple,         # X, Y, Z
+        patch: tuple,  # X, Y, Z
         base_channels: int,
         device: torch.device,
     ):
         torch.manual_seed(0)
         self.student = VNet(base_channels=base_channels, norm="batch").to(device)
         self.teacher = make_teacher(self.student)
-        self.optimizer = torch.optim.SGD(self.student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+        self.optimizer = torch.optim.SGD(
+            self.student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4
+        )
         self.generator, self.iteration = torch.Generator().manual_seed(0), 0
 
     def __call__(self, images: Tensor, labels: Tensor) -> dict:
         "images (4, 1, X, Y, Z), labels (2, X, Y, Z) to losses."
         with torch.no_grad():
-            p_t = self.teacher(images + (0.1 * torch.randn_like(images)).clamp(-0.2, 0.2)).softmax(1)
+            p_t = self.teacher(images + (0.1 * torch.randn_like(images)).clamp(-0.2, 0.2)).softmax(
+                1
+            )
         logits = self.student(images)
         p_s = logits.softmax(1)
         information = lambda p: -p * (p + 1e-30).log2()
         corners = sample_block_corners(images.shape[2:], 16, 4, self.generator, "lattice")
-        terms = {"supervised": supervised_loss(logits[:len(labels)], labels), "consistency": 0.5 * (p_s - p_t).square().mean(),
-                 "entropy": information(p_s[len(labels):]).sum(1).mean(), "global": 0.5 * (information(p_s) - information(p_t)).square().mean(),
-                 "local": sum(explicit_affinity_loss(extract_blocks(p_s, [c], 16), extract_blocks(p_t, [c], 16)) for c in corners) / 4}
+        terms = {
+            "supervised": supervised_loss(logits[: len(labels)], labels),
+            "consistency": 0.5 * (p_s - p_t).square().mean(),
+            "entropy": information(p_s[len(labels) :]).sum(1).mean(),
+            "global": 0.5 * (information(p_s) - information(p_t)).square().mean(),
+            "local": sum(
+                explicit_affinity_loss(extract_blocks(p_s, [c], 16), extract_blocks(p_t, [c], 16))
+                for c in corners
+            )
+            / 4,
+        }
         weights = {"consistency": 0.1, "entropy": 0.01, "local": 0.01, "global": 0.01}
         ramp = staircase_rampup(self.iteration, 6000)
-        loss = terms["supervised"] + ramp * sum(weight * terms[name] for name, weight in weights.items())
+        loss = terms["supervised"] + ramp * sum(
+            weight * terms[name] for name, weight in weights.items()
+        )
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -70,12 +86,12 @@ class ReferenceStep:
 
 # %% ../../nbs/handbook/reference.ipynb #a0b155e6
 def reference_sliding_window(
-    model,           # network
-    image: Tensor,   # (X, Y, Z)
+    model,  # network
+    image: Tensor,  # (X, Y, Z)
     patch: tuple,
     stride: tuple,
     gradients: bool = True,  # as released; False spares the graph, which nobody asks for
-) -> np.ndarray:     # (C, X, Y, Z) mean softmax
+) -> np.ndarray:  # (C, X, Y, Z) mean softmax
     "The published sliding window: one window a forward pass, sums kept in NumPy."
     total, count = np.zeros((2, *image.shape), np.float32), np.zeros(image.shape, np.float32)
     for corner in product(*map(window_starts, image.shape, patch, stride)):
@@ -88,10 +104,10 @@ def reference_sliding_window(
 
 # %% ../../nbs/handbook/reference.ipynb #e8264507
 def reference_patch(
-    path,           # mri_norm2.h5 with image and label
-    patch: tuple,   # X, Y, Z
-    turns: int,     # quarter turns in the (x, y) plane
-    flip: int,      # axis to mirror afterwards, 0 = x, 1 = y
+    path,  # mri_norm2.h5 with image and label
+    patch: tuple,  # X, Y, Z
+    turns: int,  # quarter turns in the (x, y) plane
+    flip: int,  # axis to mirror afterwards, 0 = x, 1 = y
     corner: tuple,  # first voxel of the patch in the turned scan
 ) -> tuple[Tensor, Tensor]:  # image (1, X, Y, Z) float32, label (X, Y, Z) int64
     "One patch of the published loader: the whole scan is read, decompressed and turned, then cropped."
@@ -103,9 +119,9 @@ def reference_patch(
 
 
 def reference_batch(
-    paths: list,    # of the scans, the annotated first
-    patch: tuple,   # X, Y, Z
-    shape: tuple,   # X, Y, Z of the scans, no side shorter than the patch in x and y
+    paths: list,  # of the scans, the annotated first
+    patch: tuple,  # X, Y, Z
+    shape: tuple,  # X, Y, Z of the scans, no side shorter than the patch in x and y
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:  # images (B, 1, X, Y, Z) float32, labels (B, X, Y, Z) int64
     "A batch of the published loader: every scan turned and mirrored at random; annotations are read for all."
@@ -120,8 +136,8 @@ def reference_batch(
 # %% ../../nbs/handbook/reference.ipynb #9dc77599
 def reference_metrics(
     prediction: np.ndarray,  # (X, Y, Z) mask, not empty
-    reference: np.ndarray,   # (X, Y, Z) mask, not empty
-) -> dict:                   # dice, jaccard, asd, hd95; distances in voxels
+    reference: np.ndarray,  # (X, Y, Z) mask, not empty
+) -> dict:  # dice, jaccard, asd, hd95; distances in voxels
     "The published scoring: medpy, metric by metric, on the full arrays."
     functions = {"dice": binary.dc, "jaccard": binary.jc, "asd": binary.asd, "hd95": binary.hd95}
     return {name: float(function(prediction, reference)) for name, function in functions.items()}

@@ -11,23 +11,24 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
 import numpy as np
 import torch
-from .timing import TrainingStep, random_batch
-from ..utils.environment import versions
-from ..utils.files import write_json
-from ..utils.errors import InputError
-from ..losses.affinity import affinity_loss
+
 from .reference import explicit_affinity_loss
-from ..utils.cli import exit_on_user_error, parse_args
-from .timing import median_seconds, peak_rss, worker_process
+from .timing import TrainingStep, median_seconds, peak_rss, random_batch, worker_process
+from ..losses.affinity import affinity_loss
 from ..models.vnet import check_divisible_by_16
+from ..utils.cli import exit_on_user_error, parse_args
+from ..utils.environment import versions
+from ..utils.errors import InputError
+from ..utils.files import write_json
 
 # %% ../../nbs/handbook/scaling.ipynb #4c8eab02
 def fit_power_law(
-    sizes: list,   # N different positive numbers
+    sizes: list,  # N different positive numbers
     values: list,  # N positive numbers
-) -> float:        # a
+) -> float:  # a
     "The exponent a of values = c sizes^a: the slope in a log-log plot. Raises `ValueError` with fewer than two different sizes."
     if len(set(sizes)) < 2:
         raise ValueError("a slope takes two different sizes")
@@ -36,9 +37,9 @@ def fit_power_law(
 
 def upper_half(
     values: list,  # N numbers, in the order of the sizes
-) -> list:         # the last half, at least two
+) -> list:  # the last half, at least two
     "Where fixed costs matter least, and where a slope is read."
-    return values[-max(2, (len(values) + 1) // 2):]
+    return values[-max(2, (len(values) + 1) // 2) :]
 
 # %% ../../nbs/handbook/scaling.ipynb #42ef5898
 def time_step(
@@ -50,8 +51,18 @@ def time_step(
     "Time and memory of LG-ER-MT's iteration on the CPU, in this process."
     before = peak_rss()
     batch = random_batch(patch, batch_size=batch_size)
-    step = TrainingStep("lg-er-mt", patch, base_channels, "cpu", batch_size=batch_size, labeled_batch_size=batch_size // 2)
-    return {"seconds": median_seconds(lambda: step(*batch), steps), "megabytes": peak_rss() - before}
+    step = TrainingStep(
+        "lg-er-mt",
+        patch,
+        base_channels,
+        "cpu",
+        batch_size=batch_size,
+        labeled_batch_size=batch_size // 2,
+    )
+    return {
+        "seconds": median_seconds(lambda: step(*batch), steps),
+        "megabytes": peak_rss() - before,
+    }
 
 
 def time_step_in_process(
@@ -67,9 +78,9 @@ def time_step_in_process(
 # %% ../../nbs/handbook/scaling.ipynb #92453949
 def time_loss(
     loss: Callable,  # (p_s, p_t) to a 0-d tensor
-    block: tuple,    # sides of the block
+    block: tuple,  # sides of the block
     steps: int = 3,
-) -> float:          # seconds, median
+) -> float:  # seconds, median
     "Time of a local loss on one block of 4 patches, forward and backward."
     draw = lambda n: torch.randn(4, 2, *block, generator=torch.Generator().manual_seed(n))
     logits, p_t = draw(0).requires_grad_(), draw(1).softmax(1)
@@ -78,7 +89,7 @@ def time_loss(
 
 def matrix_megabytes(
     block: tuple,  # sides of the block
-) -> float:        # MB
+) -> float:  # MB
     "What the explicit matrices of 4 patches and 2 networks take in float32, before the gradients."
     return 4 * 2 * math.prod(block) ** 2 * 4 / 1e6
 
@@ -119,31 +130,58 @@ def scaling_points(settings: Scaling) -> list[tuple]:  # (curve, size, patch, ba
     except ValueError as error:
         raise InputError(str(error)) from None
     if any(batch < 2 or batch % 2 for batch in (b, *settings.batch_sizes)):
-        raise InputError(f"batch sizes {b}, {settings.batch_sizes}: give even numbers, half of a batch is annotated")
-    return ([("patch", math.prod(cube), cube, b, c) for cube in cubes] + [("batch", batch, p, batch, c) for batch in settings.batch_sizes]
-            + [("width", width, p, b, width) for width in settings.widths])
+        raise InputError(
+            f"batch sizes {b}, {settings.batch_sizes}: give even numbers, half of a batch is annotated"
+        )
+    return (
+        [("patch", math.prod(cube), cube, b, c) for cube in cubes]
+        + [("batch", batch, p, batch, c) for batch in settings.batch_sizes]
+        + [("width", width, p, b, width) for width in settings.widths]
+    )
 
 # %% ../../nbs/handbook/scaling.ipynb #35bc1edf
 def measure_scaling(
     settings: Scaling,
     say: Callable = print,  # told every point as soon as it is there
-) -> dict:                  # content of the JSON file: name of the curve -> {"size": [...], "seconds": [...], "megabytes": [...]}
+) -> dict:  # content of the JSON file: name of the curve -> {"size": [...], "seconds": [...], "megabytes": [...]}
     "All curves and their exponents. Raises `InputError` for sizes that cannot work."
     curves = {}
+
     def add(curve, size, seconds, **more):
         for name, value in {"size": size, "seconds": seconds, **more}.items():
             curves.setdefault(curve, {}).setdefault(name, []).append(value)
-        say(f"{curve:<16}{size:>12,}{seconds:>12.4f} s" + "".join(f"{value:>10.0f} MB" for value in more.values()))
+        say(
+            f"{curve:<16}{size:>12,}{seconds:>12.4f} s"
+            + "".join(f"{value:>10.0f} MB" for value in more.values())
+        )
+
     for curve, size, *arguments in scaling_points(settings):
         add(curve, size, **time_step_in_process(*arguments, settings.steps))
     for side in settings.blocks:
         block = (side,) * 3
         add("exact block", math.prod(block), time_loss(affinity_loss, block, settings.steps))
         if matrix_megabytes(block) <= settings.matrices:
-            add("explicit block", math.prod(block), time_loss(explicit_affinity_loss, block, settings.steps))
-    exponents = {curve: {name: fit_power_law(*map(upper_half, (values["size"], values[name]))) for name in values if name != "size"} for curve, values in curves.items()}
-    result = {"curves": curves, "exponents": exponents, "patch": settings.patch, "batch_size": settings.batch_size,
-              "base_channels": settings.base_channels, "versions": versions()}
+            add(
+                "explicit block",
+                math.prod(block),
+                time_loss(explicit_affinity_loss, block, settings.steps),
+            )
+    exponents = {
+        curve: {
+            name: fit_power_law(*map(upper_half, (values["size"], values[name])))
+            for name in values
+            if name != "size"
+        }
+        for curve, values in curves.items()
+    }
+    result = {
+        "curves": curves,
+        "exponents": exponents,
+        "patch": settings.patch,
+        "batch_size": settings.batch_size,
+        "base_channels": settings.base_channels,
+        "versions": versions(),
+    }
     write_json(settings.json, result)
     return result
 
@@ -156,7 +194,10 @@ def main(
         settings = parse_args(Scaling, argv, "lgermt.bench.scaling")
         exponents = measure_scaling(settings)["exponents"]
     for curve, found in exponents.items():
-        print(f"{curve:<16}" + ", ".join(f"{name} ~ size^{value:.2f}" for name, value in found.items()))
+        print(
+            f"{curve:<16}"
+            + ", ".join(f"{name} ~ size^{value:.2f}" for name, value in found.items())
+        )
     print(f"written to {settings.json}")
 
 # %% ../../nbs/handbook/scaling.ipynb #f6f44a4b

@@ -21,32 +21,33 @@ from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+
 import numpy as np
 import torch
-from ..data.patches import PatchSampler, TwoStreamSampler
-from ..evaluation.sliding_window import sliding_window
-from ..utils.environment import disable_malloc_trim
-from ..losses.affinity import affinity_loss
-from ..evaluation.metrics import compute_metrics
-from ..data.phantom import make_phantom
-from .reference import explicit_affinity_loss, reference_batch, reference_metrics, reference_sliding_window
-from ..training.config import PRESETS
-from ..utils.environment import pick_device
-from ..models.vnet import VNet
-from ..data.volume import Volume
-from ..data.io import write_h5
-from ..training.config import TrainConfig
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from ..training.trainer import Trainer
+
+from lgermt.bench.reference import (
+    ReferenceStep,
+    explicit_affinity_loss,
+    reference_batch,
+    reference_metrics,
+    reference_sliding_window,
+)
+from ..data.io import write_h5
+from ..data.patches import PatchSampler, TwoStreamSampler
+from ..data.phantom import make_phantom
+from ..data.volume import Volume
+from ..evaluation.metrics import compute_metrics
+from ..evaluation.sliding_window import sliding_window
+from ..losses.affinity import affinity_loss, local_structure_loss
+from ..losses.uncertainty import mc_dropout_mean
+from ..models.vnet import VNet
+from ..training.config import PRESETS, TrainConfig, resolve_config
 from ..training.methods import METHODS
 from ..training.seeding import GaussianNoise
-from .reference import ReferenceStep
-from torch import Tensor
-from ..losses.affinity import local_structure_loss
-from torch import nn
-from ..utils.environment import pick_precision
-from ..training.config import resolve_config
-from ..losses.uncertainty import mc_dropout_mean
+from ..training.trainer import Trainer
+from ..utils.environment import disable_malloc_trim, pick_device, pick_precision
 
 # %% ../../nbs/handbook/timing.ipynb #c4ce66b6
 @dataclass(frozen=True)
@@ -80,14 +81,16 @@ def time_call(
 
 
 def alternating_medians(
-    reference: Callable,         # no arguments; returns the seconds it took
-    optimized: Callable,          # the same
-    turns: int = 5,          # of each, after one that is not counted
-    seconds: float = 1e9,    # no further turn after so many seconds; one turn of each is always counted
-) -> dict:                   # plain, ours: median seconds; ratio; turns that were counted
+    reference: Callable,  # no arguments; returns the seconds it took
+    optimized: Callable,  # the same
+    turns: int = 5,  # of each, after one that is not counted
+    seconds: float = 1e9,  # no further turn after so many seconds; one turn of each is always counted
+) -> dict:  # plain, ours: median seconds; ratio; turns that were counted
     "Median times of two sides asked in turn."
     times, started = {"plain": [], "ours": []}, time.perf_counter()
-    while len(times["ours"]) < 2 or (len(times["ours"]) <= turns and time.perf_counter() - started < seconds):
+    while len(times["ours"]) < 2 or (
+        len(times["ours"]) <= turns and time.perf_counter() - started < seconds
+    ):
         times["plain"].append(reference())
         times["ours"].append(optimized())
     a, b = (median(values[1:]) for values in times.values())
@@ -96,15 +99,19 @@ def alternating_medians(
 
 def time_alternating(
     reference: Callable,  # no arguments
-    optimized: Callable,   # no arguments
-    *limits,          # turns and seconds, as for `alternating_medians`
-) -> dict:            # as from `alternating_medians`
+    optimized: Callable,  # no arguments
+    *limits,  # turns and seconds, as for `alternating_medians`
+) -> dict:  # as from `alternating_medians`
     "Median times of two functions called alternately in this process."
-    return alternating_medians(partial(time_call, reference), partial(time_call, optimized), *limits)
+    return alternating_medians(
+        partial(time_call, reference), partial(time_call, optimized), *limits
+    )
 
 # %% ../../nbs/handbook/timing.ipynb #63538df8
 @contextmanager
-def worker_process() -> Iterator[Callable]:  # ask(function, *arguments); the function must be one of a module
+def worker_process() -> Iterator[
+    Callable
+]:  # ask(function, *arguments); the function must be one of a module
     "A process of its own, which answers one question after the other until the block ends."
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         yield lambda function, *arguments: pool.submit(function, *arguments).result()
@@ -120,20 +127,25 @@ def _cached_side(make, case, optimized):
 def time_one_turn(
     make: Callable,  # (case, ours) -> side, a callable without arguments
     case: BenchmarkCase,
-    optimized: bool,      # or the published side
-) -> float:          # seconds
+    optimized: bool,  # or the published side
+) -> float:  # seconds
     "A turn of a side that stays in this process until another one is built."
     return time_call(_cached_side(make, case, optimized))
 
 
 def time_in_processes(
-    make: Callable,   # (case, ours) -> side
-    case: BenchmarkCase,       # with turns and seconds
+    make: Callable,  # (case, ours) -> side
+    case: BenchmarkCase,  # with turns and seconds
     reference: Callable,  # of `worker_process`
-    optimized: Callable,   # of another
-) -> dict:            # as from `alternating_medians`
+    optimized: Callable,  # of another
+) -> dict:  # as from `alternating_medians`
     "Median times of the two sides, each in its process."
-    return alternating_medians(partial(reference, time_one_turn, make, case, False), partial(optimized, time_one_turn, make, case, True), case.turns, case.seconds)
+    return alternating_medians(
+        partial(reference, time_one_turn, make, case, False),
+        partial(optimized, time_one_turn, make, case, True),
+        case.turns,
+        case.seconds,
+    )
 
 
 def peak_rss() -> float:  # MB
@@ -143,41 +155,58 @@ def peak_rss() -> float:  # MB
             return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
     except OSError:
         import resource
+
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
 
 # %% ../../nbs/handbook/timing.ipynb #3ab62336
 def median_seconds(
     function: Callable,  # no arguments
-    calls: int = 3,      # that are counted, after one that is not
+    calls: int = 3,  # that are counted, after one that is not
 ) -> float:
     "Median time of a call."
     return median([time_call(function) for _ in range(calls + 1)][1:])
 
 # %% ../../nbs/handbook/timing.ipynb #6ed19199
-PUBLISHED_SCAN, PUBLISHED_PATCH, PUBLISHED_STRIDE = (194, 143, 88), (112, 112, 80), (18, 18, 4)  # means over the published files; the published window
+PUBLISHED_SCAN, PUBLISHED_PATCH, PUBLISHED_STRIDE = (
+    (194, 143, 88),
+    (112, 112, 80),
+    (18, 18, 4),
+)  # means over the published files; the published window
 
 
 def scale_sides(
-    sides: tuple,   # voxels, of something that belongs to the published patch
-    patch: tuple,   # X, Y, Z of the patch that is used instead
-    least: int = 1, # no side shorter than this
-) -> tuple:         # voxels
+    sides: tuple,  # voxels, of something that belongs to the published patch
+    patch: tuple,  # X, Y, Z of the patch that is used instead
+    least: int = 1,  # no side shorter than this
+) -> tuple:  # voxels
     "What a length becomes when the patch shrinks."
-    return tuple(max(round(side * new / old), least) for side, new, old in zip(sides, patch, PUBLISHED_PATCH))
+    return tuple(
+        max(round(side * new / old), least) for side, new, old in zip(sides, patch, PUBLISHED_PATCH)
+    )
 
 # %% ../../nbs/handbook/timing.ipynb #dd942bd8
 def make_local_loss(case: BenchmarkCase, optimized: bool) -> Callable:
     "Local loss of 4 blocks of 16^3, batch 4, forward and backward: explicit matrices against Eq. 3 without its square."
     device = pick_device(case.device)
-    make = lambda n: torch.randn(4, 2, 16, 16, 16, generator=torch.Generator().manual_seed(n)).to(device)
-    students, teachers = [make(n).requires_grad_() for n in range(4)], [make(9 + n).softmax(1) for n in range(4)]
+    make = lambda n: torch.randn(4, 2, 16, 16, 16, generator=torch.Generator().manual_seed(n)).to(
+        device
+    )
+    students, teachers = (
+        [make(n).requires_grad_() for n in range(4)],
+        [make(9 + n).softmax(1) for n in range(4)],
+    )
 
     def backward(loss):
         loss.backward()
         return loss.detach()
+
     if optimized:
-        return lambda: backward(affinity_loss(torch.cat([s.softmax(1) for s in students]), torch.cat(teachers)))
-    return lambda: backward(sum(explicit_affinity_loss(s.softmax(1), t) for s, t in zip(students, teachers)) / 4)
+        return lambda: backward(
+            affinity_loss(torch.cat([s.softmax(1) for s in students]), torch.cat(teachers))
+        )
+    return lambda: backward(
+        sum(explicit_affinity_loss(s.softmax(1), t) for s, t in zip(students, teachers)) / 4
+    )
 
 
 def make_sliding_window(
@@ -188,10 +217,22 @@ def make_sliding_window(
     "Sliding window over a scan of the published size: one window at a time, summed in NumPy, against batches summed on the device."
     torch.manual_seed(0)
     layout = torch.channels_last_3d if optimized else torch.contiguous_format
-    network = VNet(base_channels=case.base_channels, norm="batch").to(pick_device(case.device), memory_format=layout).eval()
-    image = torch.randn(scale_sides(PUBLISHED_SCAN, case.patch), generator=torch.Generator().manual_seed(0)).to(pick_device(case.device))
+    network = (
+        VNet(base_channels=case.base_channels, norm="batch")
+        .to(pick_device(case.device), memory_format=layout)
+        .eval()
+    )
+    image = torch.randn(
+        scale_sides(PUBLISHED_SCAN, case.patch), generator=torch.Generator().manual_seed(0)
+    ).to(pick_device(case.device))
     one_by_one = partial(reference_sliding_window, gradients=gradients)
-    return partial(sliding_window if optimized else one_by_one, network, image, case.patch, scale_sides(PUBLISHED_STRIDE, case.patch))
+    return partial(
+        sliding_window if optimized else one_by_one,
+        network,
+        image,
+        case.patch,
+        scale_sides(PUBLISHED_STRIDE, case.patch),
+    )
 
 # %% ../../nbs/handbook/timing.ipynb #0644928e
 def make_disk_batch(
@@ -202,7 +243,9 @@ def make_disk_batch(
     "A training batch of 4: files opened, decompressed and turned whole, then cropped, against crops of scans held in memory."
     shape, device = scale_sides(PUBLISHED_SCAN, case.patch, least=32), pick_device(case.device)
     scans = [Volume(*make_phantom(number, shape), id=str(number)) for number in range(4)]
-    patches = PatchSampler(scans, TwoStreamSampler((0, 1), (2, 3)), case.patch, orientations, device=device)
+    patches = PatchSampler(
+        scans, TwoStreamSampler((0, 1), (2, 3)), case.patch, orientations, device=device
+    )
     if optimized:
         count = iter(range(10**9))
         return lambda: patches.batch(next(count))
@@ -212,8 +255,11 @@ def make_disk_batch(
         write_h5(path, scan)
 
     def from_disk(folder=folder):  # the folder lives as long as this function
-        images, labels = reference_batch([paths[scan] for scan, _ in patches.sampler.batch(0)], case.patch, shape, rng)
+        images, labels = reference_batch(
+            [paths[scan] for scan, _ in patches.sampler.batch(0)], case.patch, shape, rng
+        )
         return images.to(device), labels.to(device)
+
     return from_disk
 
 # %% ../../nbs/handbook/timing.ipynb #147077dc
@@ -228,7 +274,9 @@ def make_metrics(
     "Dice, Jaccard, ASD and 95HD of one case: medpy called for each on the full arrays against one `compute_metrics`."
     crop, whole = (scale_sides(size, case.patch, least=32) for size in (PUBLISHED_SCAN, sides))
     reference = np.zeros(whole, np.uint8)
-    reference[tuple(slice((n - c) // 2, (n - c) // 2 + c) for n, c in zip(whole, crop))] = make_phantom(0, crop)[1]
+    reference[tuple(slice((n - c) // 2, (n - c) // 2 + c) for n, c in zip(whole, crop))] = (
+        make_phantom(0, crop)[1]
+    )
     prediction = np.roll(reference, (3, 2, 1), (0, 1, 2))
     return partial(compute_metrics if optimized else reference_metrics, prediction, reference)
 
@@ -238,23 +286,32 @@ class TrainingStep:
 
     def __init__(
         self,
-        method: str = "lg-er-mt",       # a row of METHODS
+        method: str = "lg-er-mt",  # a row of METHODS
         patch: tuple = (112, 112, 80),  # X, Y, Z, multiples of 16
-        base_channels: int = 16,        # width of V-Net
-        device: str = "auto",           # auto, cpu, cuda, ...
-        precision: str = "auto",        # auto, fp32 or bf16
-        **options,                      # further fields of Config
+        base_channels: int = 16,  # width of V-Net
+        device: str = "auto",  # auto, cpu, cuda, ...
+        precision: str = "auto",  # auto, fp32 or bf16
+        **options,  # further fields of Config
     ):
         disable_malloc_trim()
         nowhere = Path("none")
-        config = TrainConfig(data="none", out=nowhere, method=method, patch=tuple(patch), base_channels=base_channels, device=str(device), precision=precision, **options)
+        config = TrainConfig(
+            data="none",
+            out=nowhere,
+            method=method,
+            patch=tuple(patch),
+            base_channels=base_channels,
+            device=str(device),
+            precision=precision,
+            **options,
+        )
         self.learner, self.iteration = Trainer(resolve_config(config)), 0
 
     def __call__(
         self,
         images: Tensor,  # (4, 1, X, Y, Z) float32, the annotated first
         labels: Tensor,  # (2, X, Y, Z) int64
-    ) -> dict:           # "loss" and the method's terms, 0-d tensors on the device
+    ) -> dict:  # "loss" and the method's terms, 0-d tensors on the device
         "Student, losses, gradients, optimiser, teacher. Nothing waits for the device."
         device = self.learner.device
         losses = self.learner.step(images.to(device), labels.to(device), self.iteration)
@@ -263,7 +320,7 @@ class TrainingStep:
 
 
 def random_batch(
-    patch: tuple,         # X, Y, Z
+    patch: tuple,  # X, Y, Z
     device: str = "cpu",
     batch_size: int = 4,  # patches, half of them annotated
 ) -> tuple[Tensor, Tensor]:  # images (B, 1, X, Y, Z), labels (B/2, X, Y, Z)
@@ -282,7 +339,11 @@ def make_step(
 ) -> Callable:
     "One LG-ER-MT iteration: the published recipe against the loop's step."
     device = pick_device(case.device)
-    step = TrainingStep("lg-er-mt", case.patch, case.base_channels, device, case.precision, **options) if optimized else ReferenceStep(case.patch, case.base_channels, device)
+    step = (
+        TrainingStep("lg-er-mt", case.patch, case.base_channels, device, case.precision, **options)
+        if optimized
+        else ReferenceStep(case.patch, case.base_channels, device)
+    )
     return partial(step, *random_batch(case.patch, device))
 
 
@@ -293,12 +354,23 @@ def make_compiled_step(case: BenchmarkCase, optimized: bool) -> Callable:
 
 def make_whole_patch_loss(case: BenchmarkCase, optimized: bool) -> Callable:
     "One student forward pass; ours is the local loss with the whole patch as one block, forward and backward: how often it fits in."
-    learner = TrainingStep("lg-er-mt", case.patch, case.base_channels, case.device, case.precision).learner
+    learner = TrainingStep(
+        "lg-er-mt", case.patch, case.base_channels, case.device, case.precision
+    ).learner
     if not optimized:
-        return partial(learner.forward, learner.student, random_batch(case.patch, learner.device)[0])
-    logits, p_t = (torch.randn(4, 2, *case.patch, generator=torch.Generator().manual_seed(n)).to(learner.device) for n in range(2))
+        return partial(
+            learner.forward, learner.student, random_batch(case.patch, learner.device)[0]
+        )
+    logits, p_t = (
+        torch.randn(4, 2, *case.patch, generator=torch.Generator().manual_seed(n)).to(
+            learner.device
+        )
+        for n in range(2)
+    )
     logits, p_t = logits.requires_grad_(), p_t.softmax(1)
-    return lambda: torch.autograd.grad(local_structure_loss(logits.softmax(1), p_t, size=None), logits)
+    return lambda: torch.autograd.grad(
+        local_structure_loss(logits.softmax(1), p_t, size=None), logits
+    )
 
 
 def make_mc_dropout_passes(
@@ -308,32 +380,44 @@ def make_mc_dropout_passes(
     **options,  # further fields of Config
 ) -> Callable:
     "The mean of UA-MT's eight answers: a loop of single passes against the step's way."
-    learner = TrainingStep("ua-mt", case.patch, case.base_channels, case.device, case.precision, **options).learner
-    images, perturb = random_batch(case.patch, learner.device)[0][2:], GaussianNoise(learner.config.noise, (0, 0))
+    learner = TrainingStep(
+        "ua-mt", case.patch, case.base_channels, case.device, case.precision, **options
+    ).learner
+    images, perturb = (
+        random_batch(case.patch, learner.device)[0][2:],
+        GaussianNoise(learner.config.noise, (0, 0)),
+    )
     if optimized:
         return lambda: mc_dropout_mean(learner.teacher_probabilities, images, perturb, passes)
-    return lambda: sum(learner.teacher_probabilities(perturb(images)) for _ in range(passes)) / passes
+    return lambda: (
+        sum(learner.teacher_probabilities(perturb(images)) for _ in range(passes)) / passes
+    )
 
 # %% ../../nbs/handbook/timing.ipynb #d14290af
 def device_peak_memory(
     device: torch.device | str,  # auto, cpu, cuda, ...
-) -> float:                      # MB
+) -> float:  # MB
     "Highest memory of this process so far: PyTorch's own count on a GPU, the system's elsewhere."
     device = pick_device(device)
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_rss()
 
 
 def step_peak_memory(
-    optimized: bool,          # or the published recipe
+    optimized: bool,  # or the published recipe
     patch: tuple,
     base_channels: int,
     precision: str = "auto",
-) -> float:              # MB above what the libraries take
+) -> float:  # MB above what the libraries take
     "Highest memory of two iterations in a process of their own, on the CPU."
     with worker_process() as ask:
         before = ask(peak_rss)
         for _ in range(2):
-            ask(time_one_turn, make_step, BenchmarkCase(patch, base_channels, "cpu", precision), optimized)
+            ask(
+                time_one_turn,
+                make_step,
+                BenchmarkCase(patch, base_channels, "cpu", precision),
+                optimized,
+            )
         return ask(peak_rss) - before
 
 # %% ../../nbs/handbook/timing.ipynb #3b4318df
@@ -347,26 +431,30 @@ def count_flops(
 
 
 def roofline_seconds(
-    make: Callable,   # (case, ours) -> side
+    make: Callable,  # (case, ours) -> side
     case: BenchmarkCase,
-    precision: str,   # in which the side computes: auto, fp32 or bf16
-) -> float:           # seconds
+    precision: str,  # in which the side computes: auto, fp32 or bf16
+) -> float:  # seconds
     "What a call of our side takes at the speed of a wide convolution."
     device = pick_device(case.device)
     dtype = pick_precision(precision, device)
-    wide = nn.Conv3d(16 * case.base_channels, 16 * case.base_channels, 3, padding=1).to(device, memory_format=torch.channels_last_3d)
-    images = torch.ones(4, wide.in_channels, *(side // 4 for side in case.patch), device=device).to(memory_format=torch.channels_last_3d)
+    wide = nn.Conv3d(16 * case.base_channels, 16 * case.base_channels, 3, padding=1).to(
+        device, memory_format=torch.channels_last_3d
+    )
+    images = torch.ones(4, wide.in_channels, *(side // 4 for side in case.patch), device=device).to(
+        memory_format=torch.channels_last_3d
+    )
     with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
         speed = count_flops(lambda: wide(images)) / median_seconds(lambda: wide(images))
     return count_flops(make(case, True)) / speed
 
 # %% ../../nbs/handbook/timing.ipynb #4b8d4070
 def step_cost(
-    method: str,                    # a row of METHODS
+    method: str,  # a row of METHODS
     patch: tuple = (112, 112, 80),  # X, Y, Z, multiples of 16
-    base_channels: int = 16,        # width of V-Net
-    device: str = "auto",           # auto, cpu, cuda, ...
-) -> dict:                          # seconds; megabytes above what was taken before; operations
+    base_channels: int = 16,  # width of V-Net
+    device: str = "auto",  # auto, cpu, cuda, ...
+) -> dict:  # seconds; megabytes above what was taken before; operations
     "What a step of a method costs: the median of three, after one that is not counted."
     before, step = device_peak_memory(device), TrainingStep(method, patch, base_channels, device)
     config, device = step.learner.config, step.learner.device
@@ -375,4 +463,8 @@ def step_cost(
     step.iteration = config.iterations // 2
     call = partial(step, images, labels[:1].repeat(annotated, 1, 1, 1))
     seconds = median_seconds(call)
-    return {"seconds": seconds, "megabytes": device_peak_memory(device) - before, "operations": count_flops(call)}
+    return {
+        "seconds": seconds,
+        "megabytes": device_peak_memory(device) - before,
+        "operations": count_flops(call),
+    }

@@ -17,9 +17,9 @@ PATCH_DIMS = (1, 2, 3, 4)  # the axes of one patch
 
 # %% ../../nbs/08_beyond/01_augmentation.ipynb #56c63680
 def adjust_gamma(
-    images: Tensor,    # (B, 1, X, Y, Z), any unit
+    images: Tensor,  # (B, 1, X, Y, Z), any unit
     exponent: Tensor,  # (B, 1, 1, 1, 1), above 0; 1 changes nothing
-) -> Tensor:           # same shape; every patch keeps its mean and standard deviation
+) -> Tensor:  # same shape; every patch keeps its mean and standard deviation
     "gamma on the patch's own range: below 1 dark tissue gains contrast, above 1 bright tissue."
     low, high = images.amin(PATCH_DIMS, keepdim=True), images.amax(PATCH_DIMS, keepdim=True)
     powers = ((images - low) / (high - low).clamp_min(1e-6)) ** exponent
@@ -30,8 +30,8 @@ def adjust_gamma(
 
 def apply_bias_field(
     images: Tensor,  # (B, 1, X, Y, Z), any unit
-    knots: Tensor,   # (B, 1, k, k, k) logarithm of the gain at k^3 places, corners included
-) -> Tensor:         # same shape; the darkest voxel stays
+    knots: Tensor,  # (B, 1, k, k, k) logarithm of the gain at k^3 places, corners included
+) -> Tensor:  # same shape; the darkest voxel stays
     "A smooth gain e^b, as the distance from the receiving coil makes it."
     field = F.interpolate(knots, images.shape[2:], mode="trilinear", align_corners=True)
     low = images.amin(PATCH_DIMS, keepdim=True)
@@ -44,20 +44,20 @@ def box_blur(images: Tensor) -> Tensor:  # (B, 1, X, Y, Z), same shape out
 
 # %% ../../nbs/08_beyond/01_augmentation.ipynb #4b035090
 def random_uniform(
-    count: int,    # B
+    count: int,  # B
     low: float,
     high: float,
     generator: torch.Generator,  # on the CPU
-) -> Tensor:       # (B, 1, 1, 1, 1)
+) -> Tensor:  # (B, 1, 1, 1, 1)
     "One number a patch, any between the two as likely as another."
     return low + (high - low) * torch.rand(count, 1, 1, 1, 1, generator=generator)
 
 
 def random_intensity(
-    images: Tensor,              # (B, 1, X, Y, Z), normalised to mean 0 and deviation 1
+    images: Tensor,  # (B, 1, X, Y, Z), normalised to mean 0 and deviation 1
     generator: torch.Generator,  # on the CPU
-    strength: float = 1.0,       # scales every range; 0 changes nothing
-) -> Tensor:                     # same shape
+    strength: float = 1.0,  # scales every range; 0 changes nothing
+) -> Tensor:  # same shape
     "Gamma, bias field, contrast and brightness, and for three patches in ten a blur."
     count, put = len(images), lambda drawn: drawn.to(images.device, non_blocking=True)
     exponent = (strength * random_uniform(count, -0.5, 0.5, generator)).exp()
@@ -65,48 +65,59 @@ def random_intensity(
     contrast = (strength * random_uniform(count, -0.22, 0.22, generator)).exp()
     brightness = strength * random_uniform(count, -0.3, 0.3, generator)
     blurred = random_uniform(count, 0, 1, generator) < 0.3 * strength
-    images = apply_bias_field(adjust_gamma(images, put(exponent)), put(knots)) * put(contrast) + put(brightness)
+    images = apply_bias_field(adjust_gamma(images, put(exponent)), put(knots)) * put(
+        contrast
+    ) + put(brightness)
     return torch.where(put(blurred), box_blur(images), images)
 
 # %% ../../nbs/08_beyond/01_augmentation.ipynb #4dc9b222
 def rotation_matrix(
     angles: Tensor,  # (B, 3) radians around x, y and z
-) -> Tensor:         # (B, 3, 3), acting on offsets (x, y, z)
+) -> Tensor:  # (B, 3, 3), acting on offsets (x, y, z)
     "R = R_z R_y R_x."
     matrices = []
     for axis in range(3):
         a, b = (axis + 1) % 3, (axis + 2) % 3
         matrix = torch.eye(3).repeat(len(angles), 1, 1)
         cosine, sine = angles[:, axis].cos(), angles[:, axis].sin()
-        matrix[:, a, a], matrix[:, a, b], matrix[:, b, a], matrix[:, b, b] = cosine, -sine, sine, cosine
+        matrix[:, a, a], matrix[:, a, b], matrix[:, b, a], matrix[:, b, b] = (
+            cosine,
+            -sine,
+            sine,
+            cosine,
+        )
         matrices.append(matrix)
     return matrices[2] @ matrices[1] @ matrices[0]
 
 
 def warp_affine(
-    volumes: Tensor,   # (B, C, X, Y, Z) float
+    volumes: Tensor,  # (B, C, X, Y, Z) float
     matrices: Tensor,  # (B, 3, 3): the offset (x, y, z) of a voxel from the middle -> the offset of what it shows, in voxels
     mode: str = "bilinear",  # or "nearest"
-) -> Tensor:           # same shape
+) -> Tensor:  # same shape
     "volume(A o) at every offset o; beyond the border the volume is mirrored."
     sides = torch.tensor(volumes.shape[2:], dtype=torch.float32)
-    matrices = (matrices * sides / sides[:, None]).flip(1, 2)  # PyTorch counts from z to x, in halves of a side
+    matrices = (matrices * sides / sides[:, None]).flip(
+        1, 2
+    )  # PyTorch counts from z to x, in halves of a side
     theta = F.pad(matrices, (0, 1)).to(volumes.device, non_blocking=True)
     grid = F.affine_grid(theta, volumes.shape, align_corners=False)
     return F.grid_sample(volumes, grid, mode, "reflection", align_corners=False)
 
 # %% ../../nbs/08_beyond/01_augmentation.ipynb #5d9591dc
 def random_affine(
-    images: Tensor,              # (B, 1, X, Y, Z), annotated patches first
-    labels: Tensor,              # (L, X, Y, Z) int64 of the first L
+    images: Tensor,  # (B, 1, X, Y, Z), annotated patches first
+    labels: Tensor,  # (L, X, Y, Z) int64 of the first L
     generator: torch.Generator,  # on the CPU
-    degrees: tuple = (8, 8, 15), # largest angles around x, y and z
-    zoom: float = 1.2,           # largest factor of the size, and of its inverse
-) -> tuple[Tensor, Tensor]:      # images and labels, same shapes and types
+    degrees: tuple = (8, 8, 15),  # largest angles around x, y and z
+    zoom: float = 1.2,  # largest factor of the size, and of its inverse
+) -> tuple[Tensor, Tensor]:  # images and labels, same shapes and types
     "Every patch turned and scaled a little, its label with it."
     count = len(images)
-    angles = torch.deg2rad(torch.tensor(degrees)) * (2 * torch.rand(count, 3, generator=generator) - 1)
+    angles = torch.deg2rad(torch.tensor(degrees)) * (
+        2 * torch.rand(count, 3, generator=generator) - 1
+    )
     scales = zoom ** (2 * torch.rand(count, 1, 1, generator=generator) - 1)
     matrices = scales * rotation_matrix(angles)
-    moved = warp_affine(labels[:, None].float(), matrices[:len(labels)], "nearest")
+    moved = warp_affine(labels[:, None].float(), matrices[: len(labels)], "nearest")
     return warp_affine(images, matrices), moved[:, 0].long()

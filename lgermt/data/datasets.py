@@ -8,30 +8,31 @@ __all__ = ['PHANTOM_FOLDER', 'read_list', 'Split', 'find_list', 'load_split', 'l
            'case_ids']
 
 # %% ../../nbs/handbook/datasets.ipynb #6f847196
-import numpy as np
-from ..utils.errors import InputError
-from .sources import Case
-from pathlib import Path
-from .volume import Volume
-from .volume import check_volume
-from dataclasses import dataclass
-from .phantom import field_grid
 import json
-from .phantom import make_phantom
-from .io import read_h5
-from .io import write_h5
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .io import read_h5, write_h5
+from .phantom import field_grid, make_phantom
+from .sources import Case
+from .volume import Volume, check_volume
+from ..utils.errors import InputError
 from ..utils.files import write_text
 
 # %% ../../nbs/handbook/datasets.ipynb #296d7306
 def read_list(
     path: str | Path,  # text file, one scan's ID a line
-) -> list[str]:        # IDs in the order of the file
+) -> list[str]:  # IDs in the order of the file
     "IDs of a list; empty lines are skipped. Raises `InputError` for a missing or empty list and for an ID that comes twice."
     path = Path(path)
     try:
         ids = path.read_text().split()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot read the list ({error.__class__.__name__}); give a text file with one scan ID a line") from None
+        raise InputError(
+            f"{path}: cannot read the list ({error.__class__.__name__}); give a text file with one scan ID a line"
+        ) from None
     if not ids:
         raise InputError(f"{path}: the list is empty; write one scan ID a line")
     twice = sorted({i for i in ids if ids.count(i) > 1})
@@ -43,6 +44,7 @@ def read_list(
 @dataclass(frozen=True)
 class Split:
     "Who plays which part: IDs of the annotated, unannotated, validation and test scans."
+
     labeled: tuple = ()
     unlabeled: tuple = ()
     val: tuple = ()
@@ -51,7 +53,7 @@ class Split:
 
 def find_list(
     folder: Path,  # folder of the scans
-    name: str,     # e.g. "train.list"
+    name: str,  # e.g. "train.list"
 ) -> Path | None:  # the list inside the folder or beside it
     "Where a list lies, if there is one."
     return next((p for p in (folder / name, folder.parent / name) if p.is_file()), None)
@@ -59,51 +61,68 @@ def find_list(
 # %% ../../nbs/handbook/datasets.ipynb #de238f93
 def load_split(
     folder: str | Path,  # folder with <ID>/mri_norm2.h5
-    labeled: int,        # the first so many of train.list are annotated
-    hold_out: int = 0,   # the last so many of train.list are validation, not training
-) -> Split:              # who plays which part
+    labeled: int,  # the first so many of train.list are annotated
+    hold_out: int = 0,  # the last so many of train.list are validation, not training
+) -> Split:  # who plays which part
     "Reads train.list, val.list and test.list. Raises `InputError` for counts that do not fit or an ID in two lists."
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; --data takes a folder of scans or the word phantom")
+        raise InputError(
+            f"{folder}: no such folder; --data takes a folder of scans or the word phantom"
+        )
     if (where := find_list(folder, "train.list")) is None:
-        raise InputError(f"{folder}: no train.list inside it or beside it; write one scan ID a line")
+        raise InputError(
+            f"{folder}: no train.list inside it or beside it; write one scan ID a line"
+        )
     train = read_list(where)
-    val, test = (tuple(read_list(p)) if (p := find_list(folder, name)) else () for name in ("val.list", "test.list"))
+    val, test = (
+        tuple(read_list(p)) if (p := find_list(folder, name)) else ()
+        for name in ("val.list", "test.list")
+    )
     if hold_out:
         if not 0 < hold_out < len(train):
-            raise InputError(f"{where}: --hold-out {hold_out} of {len(train)} scans; choose 0 to {len(train) - 1}")
+            raise InputError(
+                f"{where}: --hold-out {hold_out} of {len(train)} scans; choose 0 to {len(train) - 1}"
+            )
         if val:
-            raise InputError(f"{where}: there is a val.list already; leave --hold-out away or remove that list")
+            raise InputError(
+                f"{where}: there is a val.list already; leave --hold-out away or remove that list"
+            )
         train, val = train[:-hold_out], tuple(train[-hold_out:])
     if not 1 <= labeled <= len(train):
-        raise InputError(f"{where}: --labeled {labeled}, but {len(train)} scans are there to train with; choose 1 to {len(train)}")
+        raise InputError(
+            f"{where}: --labeled {labeled}, but {len(train)} scans are there to train with; choose 1 to {len(train)}"
+        )
     for name, others in (("val.list", val), ("test.list", test)):
         if both := sorted(set(train) & set(others)):
-            raise InputError(f"{where}: {both[0]} is also in {name}; a scan is either trained with or scored")
+            raise InputError(
+                f"{where}: {both[0]} is also in {name}; a scan is either trained with or scored"
+            )
     return Split(tuple(train[:labeled]), tuple(train[labeled:]), val, test)
 
 # %% ../../nbs/handbook/datasets.ipynb #a222cdba
 def load_scan(
     folder: str | Path,  # folder with <ID>/mri_norm2.h5
-    case: str,           # ID
-    labeled: bool,       # whether an annotation must be there
-) -> Volume:             # the scan, checked
+    case: str,  # ID
+    labeled: bool,  # whether an annotation must be there
+) -> Volume:  # the scan, checked
     "One scan of the training layout. Raises `InputError` naming the file and what is wrong with it."
     return check_volume(read_h5(Path(folder) / case / "mri_norm2.h5"), labeled=labeled)
 
 # %% ../../nbs/handbook/datasets.ipynb #540e9ed9
 def pick_cases(
-    wanted: str | None,    # a number, a list's path, or nothing
-    option: str,           # name of the option, for errors
-    patients: dict,        # patient -> IDs of annotated scans still free, in drawn order
-) -> list[str]:            # IDs; their patients are no longer free
+    wanted: str | None,  # a number, a list's path, or nothing
+    option: str,  # name of the option, for errors
+    patients: dict,  # patient -> IDs of annotated scans still free, in drawn order
+) -> list[str]:  # IDs; their patients are no longer free
     "Whole patients, as many scans as asked for or a little fewer. Raises `InputError` for scans that are not there."
     free = [case for cases in patients.values() for case in cases]
     wanted = "0" if wanted is None else wanted
     if wanted.isdigit():
         if int(wanted) >= len(free) and int(wanted):
-            raise InputError(f"--{option} {wanted}: only {len(free)} annotated scans are left, and one has to stay to train with; choose a smaller number")
+            raise InputError(
+                f"--{option} {wanted}: only {len(free)} annotated scans are left, and one has to stay to train with; choose a smaller number"
+            )
         chosen = []
         for cases in patients.values():
             if len(chosen) + len(cases) <= int(wanted):
@@ -111,7 +130,9 @@ def pick_cases(
     else:
         chosen = read_list(wanted)
         if strange := [case for case in chosen if case not in free]:
-            raise InputError(f"--{option} {wanted}: {strange[0]} is not an annotated scan of this set that is still free; correct the list")
+            raise InputError(
+                f"--{option} {wanted}: {strange[0]} is not an annotated scan of this set that is still free; correct the list"
+            )
     for patient in [patient for patient, cases in patients.items() if set(cases) & set(chosen)]:
         del patients[patient]
     return chosen
@@ -123,7 +144,7 @@ def split_cases(
     val: str | None,
     test: str | None,
     seed: int,
-) -> dict:              # name of the list -> IDs
+) -> dict:  # name of the list -> IDs
     "Who is in which list: drawn by patient from the seed, files taken as they are."
     order = [cases[n] for n in np.random.default_rng(seed).permutation(len(cases))]
     patients, out = {}, {}
@@ -131,15 +152,24 @@ def split_cases(
         if case.label:
             patients.setdefault(case.patient or f"scan {case.id}", []).append(case.id)
     free = dict(patients)
-    for name, wanted in sorted({"val": val, "test": test}.items(), key=lambda item: (item[1] or "").isdigit()):  # named scans before drawn ones
+    for name, wanted in sorted(
+        {"val": val, "test": test}.items(), key=lambda item: (item[1] or "").isdigit()
+    ):  # named scans before drawn ones
         out[f"{name}.list"] = pick_cases(wanted, name, free)
     annotated = [case for cases in free.values() for case in cases]
     if labeled and not labeled.isdigit():
         first = pick_cases(labeled, "labeled", {case: [case] for case in annotated})
         annotated = first + [case for case in annotated if case not in first]
     elif labeled and not 1 <= int(labeled) <= len(annotated):
-        raise InputError(f"--labeled {labeled}: {len(annotated)} annotated scans are left to train with; choose 1 to {len(annotated)}")
-    kept = {case.id for case in order if not case.label and (case.patient or f"scan {case.id}") not in patients.keys() - free.keys()}
+        raise InputError(
+            f"--labeled {labeled}: {len(annotated)} annotated scans are left to train with; choose 1 to {len(annotated)}"
+        )
+    kept = {
+        case.id
+        for case in order
+        if not case.label
+        and (case.patient or f"scan {case.id}") not in patients.keys() - free.keys()
+    }
     return out | {"train.list": annotated + [case.id for case in order if case.id in kept]}
 
 # %% ../../nbs/handbook/datasets.ipynb #c1c1c86a
@@ -152,11 +182,17 @@ def claim_phantom_folder(
     try:
         found = json.loads(note.read_text()) if note.exists() else None
     except (OSError, ValueError) as error:
-        raise InputError(f"{note}: cannot be read ({error}): delete the folder, or choose another") from error
+        raise InputError(
+            f"{note}: cannot be read ({error}): delete the folder, or choose another"
+        ) from error
     if found is None and (folder / "train.list").exists():
-        raise InputError(f"{folder}: holds a train.list but no phantom.json, so these are not phantoms: choose another folder")
+        raise InputError(
+            f"{folder}: holds a train.list but no phantom.json, so these are not phantoms: choose another folder"
+        )
     if found not in (None, parameters):
-        raise InputError(f"{folder}: holds phantoms made with {found}, asked for {parameters}: choose another folder, or delete this one")
+        raise InputError(
+            f"{folder}: holds phantoms made with {found}, asked for {parameters}: choose another folder, or delete this one"
+        )
     if found is None:
         write_text(note, json.dumps(parameters, indent=1) + "\n")
 
@@ -186,12 +222,27 @@ def write_phantoms(
     except ValueError as error:
         raise InputError(f"{folder}: {error}") from error
     if train < 1 or test < 0 or seed < 0:
-        raise InputError(f"{folder}: train {train}, test {test}, seed {seed}: at least one scan to train on, and nothing negative, is needed")
-    claim_phantom_folder(folder, dict(train=train, test=test, seed=seed, shape=[int(n) for n in shape], spacing=[float(h) for h in spacing]))
+        raise InputError(
+            f"{folder}: train {train}, test {test}, seed {seed}: at least one scan to train on, and nothing negative, is needed"
+        )
+    claim_phantom_folder(
+        folder,
+        dict(
+            train=train,
+            test=test,
+            seed=seed,
+            shape=[int(n) for n in shape],
+            spacing=[float(h) for h in spacing],
+        ),
+    )
     for number, name in enumerate(ids):
         path = folder / name / "mri_norm2.h5"
         if not path.exists():
-            image, label = make_phantom((seed, number), random_phantom_shape(np.random.default_rng((seed, number)), shape), spacing)
+            image, label = make_phantom(
+                (seed, number),
+                random_phantom_shape(np.random.default_rng((seed, number)), shape),
+                spacing,
+            )
             write_h5(path, Volume(image, label, tuple(spacing), id=name))
     for name, members in [("test.list", ids[train:]), ("train.list", ids[:train])]:
         if members and not (folder / name).exists():
@@ -201,31 +252,35 @@ def write_phantoms(
 # %% ../../nbs/handbook/datasets.ipynb #0c210e7a
 def read_prepare_json(
     folder: str | Path,  # of a training set
-) -> dict | None:        # content of its prepare.json; None where there is none
+) -> dict | None:  # content of its prepare.json; None where there is none
     "How a training set was prepared. Raises `InputError` where the note cannot be read."
     note = Path(folder) / "prepare.json"
     try:
         content = json.loads(note.read_text()) if note.is_file() else None
         if content is not None:
-            content["spacing"] = tuple(map(float, content["spacing"])) if content["spacing"] else None
+            content["spacing"] = (
+                tuple(map(float, content["spacing"])) if content["spacing"] else None
+            )
         return content
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{note}: cannot be read ({type(error).__name__}); prepare the scans again, or delete the file if they were not resampled") from None
+        raise InputError(
+            f"{note}: cannot be read ({type(error).__name__}); prepare the scans again, or delete the file if they were not resampled"
+        ) from None
 
 
 def prepared_spacing(
     folder: str | Path,  # of a training set
-) -> tuple | None:       # mm along each axis; None where the scans were not resampled
+) -> tuple | None:  # mm along each axis; None where the scans were not resampled
     "The voxel size a training set was brought to. Raises `InputError` where the note cannot be read."
     content = read_prepare_json(folder)
     return content and content["spacing"]
 
 # %% ../../nbs/handbook/datasets.ipynb #27e66e3e
 def case_ids(
-    data: Path,     # folder of the scans
-    split: str,     # test, val, or a list's path
+    data: Path,  # folder of the scans
+    split: str,  # test, val, or a list's path
     hold_out: int,  # how many scans at the end of train.list the run kept for validation
-) -> list[str]:     # IDs
+) -> list[str]:  # IDs
     "The scans a split names. Raises `InputError` when there is no such list."
     if not data.is_dir():
         raise InputError(f"{data}: no such folder; --data takes a folder of scans")
@@ -237,7 +292,9 @@ def case_ids(
     train = find_list(data, "train.list")
     if split == "val" and hold_out and train:
         return read_list(train)[-hold_out:]
-    raise InputError(f"{data}: no {split}.list inside it or beside it; write one, or give --split a file with one scan ID a line")
+    raise InputError(
+        f"{data}: no {split}.list inside it or beside it; write one, or give --split a file with one scan ID a line"
+    )
 
 # %% ../../nbs/handbook/datasets.ipynb #8f1af3e8
 PHANTOM_FOLDER = Path("data/phantom")  # where --data phantom keeps its scans

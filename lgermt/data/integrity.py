@@ -7,20 +7,39 @@ __all__ = ['MAX_VOXELS', 'NIFTI_BITS_PER_VOXEL', 'check_header_shape', 'open_may
            'check_nifti_complete', 'check_h5_chunks', 'as_input_error']
 
 # %% ../../nbs/handbook/integrity.ipynb #3401babd
-from ..utils.errors import InputError
-from pathlib import Path
-from contextlib import contextmanager
 import gzip
-import h5py
 import math
 import os
 import struct
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+
+from ..utils.errors import InputError
 
 # %% ../../nbs/handbook/integrity.ipynb #0479c5e2
 MAX_VOXELS = 2**31  # more than any scan; a header that claims more is damaged
 
 
-NIFTI_BITS_PER_VOXEL = {2: 8, 4: 16, 8: 32, 16: 32, 32: 64, 64: 64, 128: 24, 256: 8, 512: 16, 768: 32, 1024: 64, 1280: 64, 1536: 128, 1792: 128, 2048: 256, 2304: 32}  # number of a type -> bits
+NIFTI_BITS_PER_VOXEL = {
+    2: 8,
+    4: 16,
+    8: 32,
+    16: 32,
+    32: 64,
+    64: 64,
+    128: 24,
+    256: 8,
+    512: 16,
+    768: 32,
+    1024: 64,
+    1280: 64,
+    1536: 128,
+    1792: 128,
+    2048: 256,
+    2304: 32,
+}  # number of a type -> bits
 
 
 def check_header_shape(
@@ -31,7 +50,9 @@ def check_header_shape(
     "Refuse a shape before it is read. Raises InputError over 2^31 voxels, or where a file is far too small for it."
     voxels = math.prod(int(n) for n in shape)
     if voxels > MAX_VOXELS or (stored is not None and voxels > max(2**26, 4000 * stored)):
-        raise InputError(f"{source}: the header claims {voxels} voxels {tuple(shape)}: the file is damaged, copy or make it again")
+        raise InputError(
+            f"{source}: the header claims {voxels} voxels {tuple(shape)}: the file is damaged, copy or make it again"
+        )
 
 
 def open_maybe_gzip(
@@ -52,14 +73,23 @@ def nifti_expected_bytes(
     sizes = {order: int.from_bytes(header[:4], order) for order in ("little", "big")}
     if 540 in sizes.values():
         return 0
-    order = {"little": "<", "big": ">"}.get(next((order for order, size in sizes.items() if size == 348), None))
+    order = {"little": "<", "big": ">"}.get(
+        next((order for order, size in sizes.items() if size == 348), None)
+    )
     if order is None or len(header) < 352 or header[344:348] != b"n+1\0":
         raise InputError(f"{path}: does not begin with a NIfTI header: copy or make it again")
     axes, *sides = struct.unpack(order + "8h", header[40:56])
     kind, bits = struct.unpack(order + "2h", header[70:74])
     grid = struct.unpack(order + "26f", header[76:108] + header[256:328])
-    if not 1 <= axes <= 7 or min(sides[:axes]) < 1 or NIFTI_BITS_PER_VOXEL.get(kind) != bits or not all(map(math.isfinite, grid)):
-        raise InputError(f"{path}: its header says {axes} axes, sides {sides}, type {kind} of {bits} bits, or no finite grid: the file is damaged, copy or make it again")
+    if (
+        not 1 <= axes <= 7
+        or min(sides[:axes]) < 1
+        or NIFTI_BITS_PER_VOXEL.get(kind) != bits
+        or not all(map(math.isfinite, grid))
+    ):
+        raise InputError(
+            f"{path}: its header says {axes} axes, sides {sides}, type {kind} of {bits} bits, or no finite grid: the file is damaged, copy or make it again"
+        )
     return 352 + math.prod(sides[:axes]) * bits // 8
 
 # %% ../../nbs/handbook/integrity.ipynb #a4b3e45f
@@ -71,7 +101,9 @@ def check_nifti_complete(
     with open_maybe_gzip(path) as file:
         length = sum(len(block) for block in iter(lambda: file.read(2**20), b""))
     if length < needed:
-        raise InputError(f"{path}: {length} bytes where the header promises {needed}: the file is truncated, copy it again")
+        raise InputError(
+            f"{path}: {length} bytes where the header promises {needed}: the file is truncated, copy it again"
+        )
 
 # %% ../../nbs/handbook/integrity.ipynb #885ad287
 def check_h5_chunks(
@@ -84,7 +116,9 @@ def check_h5_chunks(
             if isinstance(data, h5py.Dataset) and data.fletcher32:
                 data.id.chunk_iter(lambda piece: sizes.append(piece.size))
                 if min(sizes, default=5) < 5:
-                    raise InputError(f"{path}: a piece of '{name}' is {min(sizes)} bytes long: the file is damaged, copy or make it again")
+                    raise InputError(
+                        f"{path}: a piece of '{name}' is {min(sizes)} bytes long: the file is damaged, copy or make it again"
+                    )
 
 
 @contextmanager
@@ -107,6 +141,10 @@ def as_input_error(
         yield
     except InputError:
         raise
-    except Exception as error:  # h5py and SimpleITK raise a dozen types, from OSError to MemoryError
+    except (
+        Exception
+    ) as error:  # h5py and SimpleITK raise a dozen types, from OSError to MemoryError
         reason = " ".join(str(error).split())[-160:] or type(error).__name__
-        raise InputError(f"{path}: cannot be read as {what} ({reason}): copy or make it again") from error
+        raise InputError(
+            f"{path}: cannot be read as {what} ({reason}): copy or make it again"
+        ) from error

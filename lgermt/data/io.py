@@ -9,13 +9,14 @@ __all__ = ['NUMERIC_KINDS', 'SITK_SUFFIXES', 'read_h5_dataset', 'read_h5_attribu
 # %% ../../nbs/handbook/io.ipynb #7f1f05fa
 import os
 from pathlib import Path
+
 import h5py
 import numpy as np
+
 from .integrity import as_input_error, check_header_shape, check_nifti_complete
+from .volume import Volume, binary_label
 from ..utils.errors import InputError
 from ..utils.files import atomic_h5, atomic_write, file_suffix, scan_id
-from .volume import Volume
-from .volume import binary_label
 
 # %% ../../nbs/handbook/io.ipynb #75e56edd
 NUMERIC_KINDS = "biuf"  # NumPy's letters for bool, integers and floating point
@@ -28,12 +29,18 @@ def read_h5_dataset(
 ):  # array of numbers
     "One dataset of numbers out of an open file. Raises InputError where there is none."
     if name not in file:
-        raise InputError(f"{source}: no dataset '{name}' (there is: {', '.join(file) or 'nothing'}): make the file with python -m lgermt.prepare")
+        raise InputError(
+            f"{source}: no dataset '{name}' (there is: {', '.join(file) or 'nothing'}): make the file with python -m lgermt.prepare"
+        )
     data = file[name]
     if not isinstance(data, h5py.Dataset) or data.shape is None:
-        raise InputError(f"{source}: '{name}' is not a dataset with voxels: make the file with python -m lgermt.prepare")
+        raise InputError(
+            f"{source}: '{name}' is not a dataset with voxels: make the file with python -m lgermt.prepare"
+        )
     if data.dtype.kind not in NUMERIC_KINDS:
-        raise InputError(f"{source}: '{name}' holds {data.dtype}, not numbers: make the file with python -m lgermt.prepare")
+        raise InputError(
+            f"{source}: '{name}' holds {data.dtype}, not numbers: make the file with python -m lgermt.prepare"
+        )
     check_header_shape(data.shape, source, os.path.getsize(file.filename))
     return data[()]
 
@@ -48,8 +55,15 @@ def read_h5_attribute(
     if name not in file.attrs:
         return None
     values = np.asarray(file.attrs[name])
-    if values.dtype.kind not in NUMERIC_KINDS or values.shape != (count,) or not np.isfinite(values).all() or (name == "spacing" and values.min() <= 0):
-        raise InputError(f"{source}: attribute '{name}' is not {count} {'positive ' * (name == 'spacing')}numbers: correct or remove it")
+    if (
+        values.dtype.kind not in NUMERIC_KINDS
+        or values.shape != (count,)
+        or not np.isfinite(values).all()
+        or (name == "spacing" and values.min() <= 0)
+    ):
+        raise InputError(
+            f"{source}: attribute '{name}' is not {count} {'positive ' * (name == 'spacing')}numbers: correct or remove it"
+        )
     return tuple(float(v) for v in values)
 
 # %% ../../nbs/handbook/io.ipynb #01342019
@@ -59,8 +73,13 @@ def read_h5(
     "Read a scan in the published layout. Raises InputError, and nothing else, on a file that is not one."
     with as_input_error(path, "HDF5"), h5py.File(path, "r") as file, np.errstate(over="ignore"):
         image = read_h5_dataset(file, "image", path).astype(np.float32)
-        label = binary_label(read_h5_dataset(file, "label", path), path) if "label" in file else None
-        geometry = {name: read_h5_attribute(file, name, count, path) for name, count in [("spacing", 3), ("origin", 3), ("direction", 9)]}
+        label = (
+            binary_label(read_h5_dataset(file, "label", path), path) if "label" in file else None
+        )
+        geometry = {
+            name: read_h5_attribute(file, name, count, path)
+            for name, count in [("spacing", 3), ("origin", 3), ("direction", 9)]
+        }
         return Volume(image, label, id=scan_id(path), **geometry)
 
 
@@ -73,9 +92,13 @@ def write_h5(
     with atomic_h5(path) as file:
         file.create_dataset("image", data=np.asarray(volume.image, np.float32), compression="gzip")
         if volume.label is not None:
-            file.create_dataset("label", data=np.asarray(volume.label, np.uint8), compression="gzip")
+            file.create_dataset(
+                "label", data=np.asarray(volume.label, np.uint8), compression="gzip"
+            )
         geometry = {name: getattr(volume, name) for name in ("spacing", "origin", "direction")}
-        file.attrs.update({name: value for name, value in (geometry | notes).items() if value is not None})
+        file.attrs.update(
+            {name: value for name, value in (geometry | notes).items() if value is not None}
+        )
 
 # %% ../../nbs/handbook/io.ipynb #baf8b056
 SITK_SUFFIXES = (".nrrd", ".nii", ".nii.gz")
@@ -88,24 +111,41 @@ def read_scan(
     if file_suffix(path) == ".h5":
         return read_h5(path)
     if file_suffix(path) not in SITK_SUFFIXES:
-        raise InputError(f"{path}: scans end in .h5, .nrrd, .nii or .nii.gz: convert it, or give another file")
+        raise InputError(
+            f"{path}: scans end in .h5, .nrrd, .nii or .nii.gz: convert it, or give another file"
+        )
     with as_input_error(path, file_suffix(path)[1:].upper()), np.errstate(over="ignore"):
         import SimpleITK as sitk
 
-        sitk.ProcessObject.SetGlobalWarningDisplay(False)  # its warnings go past Python to the terminal, several lines each
+        sitk.ProcessObject.SetGlobalWarningDisplay(
+            False
+        )  # its warnings go past Python to the terminal, several lines each
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
         check_header_shape(reader.GetSize(), path)
         if reader.GetNumberOfComponents() != 1 or reader.GetDimension() != 3:
-            raise InputError(f"{path}: size {reader.GetSize()} with {reader.GetNumberOfComponents()} value(s) a voxel: one value on a 3D grid is needed")
+            raise InputError(
+                f"{path}: size {reader.GetSize()} with {reader.GetNumberOfComponents()} value(s) a voxel: one value on a 3D grid is needed"
+            )
         if reader.HasMetaDataKey("bitpix"):
-            check_nifti_complete(path, 352 + int(np.prod(reader.GetSize())) * int(reader.GetMetaData("bitpix")) // 8)
+            check_nifti_complete(
+                path, 352 + int(np.prod(reader.GetSize())) * int(reader.GetMetaData("bitpix")) // 8
+            )
         scan = reader.Execute()
         array = sitk.GetArrayFromImage(scan).transpose(2, 1, 0)
         if array.dtype.kind not in NUMERIC_KINDS:
-            raise InputError(f"{path}: voxels of type {scan.GetPixelIDTypeAsString()}: real numbers are needed")
-        return Volume(np.ascontiguousarray(array, np.float32), None, scan.GetSpacing(), scan.GetOrigin(), scan.GetDirection(), scan_id(path))
+            raise InputError(
+                f"{path}: voxels of type {scan.GetPixelIDTypeAsString()}: real numbers are needed"
+            )
+        return Volume(
+            np.ascontiguousarray(array, np.float32),
+            None,
+            scan.GetSpacing(),
+            scan.GetOrigin(),
+            scan.GetDirection(),
+            scan_id(path),
+        )
 
 # %% ../../nbs/handbook/io.ipynb #6bb358d4
 def write_image_like(
@@ -134,14 +174,16 @@ def write_mask(
     if file_suffix(path) not in SITK_SUFFIXES:
         raise InputError(f"{path}: masks are written as .nii.gz, .nii or .nrrd: change the suffix")
     if mask.shape != like.image.shape:
-        raise InputError(f"{path}: mask {mask.shape} and scan {like.id} {like.image.shape} differ in shape")
+        raise InputError(
+            f"{path}: mask {mask.shape} and scan {like.id} {like.image.shape} differ in shape"
+        )
     write_image_like(path, binary_label(mask, path), like)
 
 # %% ../../nbs/handbook/io.ipynb #ad6c9946
 def read_mask(
-    path: Path,      # .nii.gz, .nii, .nrrd, or .h5 with the dataset `label`
+    path: Path,  # .nii.gz, .nii, .nrrd, or .h5 with the dataset `label`
     volume: Volume,  # the annotated scan
-) -> np.ndarray:     # (X, Y, Z) uint8
+) -> np.ndarray:  # (X, Y, Z) uint8
     "A mask on the scan's grid. Raises `InputError` for values other than 0 and 1 and for another shape."
     if path.suffix == ".h5":
         with as_input_error(path, "HDF5"), h5py.File(path, "r") as file:
@@ -149,5 +191,7 @@ def read_mask(
     else:
         mask = binary_label(read_scan(path).image, path)
     if mask.shape != volume.label.shape:
-        raise InputError(f"{path}: mask {mask.shape}, but scan {volume.id} is {volume.label.shape}; export it on the scan's own grid")
+        raise InputError(
+            f"{path}: mask {mask.shape}, but scan {volume.id} is {volume.label.shape}; export it on the scan's own grid"
+        )
     return mask

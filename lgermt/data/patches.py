@@ -9,21 +9,25 @@ __all__ = ['ORIENTATIONS', 'random_orientation', 'orient', 'pad_to', 'random_cor
 # %% ../../nbs/01_data/03_patches.ipynb #e7428cb9
 from dataclasses import dataclass
 from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from ..utils.errors import InputError
+
 from .volume import Volume
+from ..utils.errors import InputError
 
 # %% ../../nbs/01_data/03_patches.ipynb #5a0f318b
 ORIENTATIONS = ("none", "released", "all")
 
 
 def random_orientation(
-    orientations: str,        # "none", "released" (the four mirrored ones) or "all" (all eight)
+    orientations: str,  # "none", "released" (the four mirrored ones) or "all" (all eight)
     rng: np.random.Generator,
-) -> tuple[int, int | None]:  # quarter turns in the (x, y) plane; axis to flip afterwards (0 = x, 1 = y) or None
+) -> tuple[
+    int, int | None
+]:  # quarter turns in the (x, y) plane; axis to flip afterwards (0 = x, 1 = y) or None
     "One of the in-plane orientations, each as likely as the others."
     if orientations == "none":
         return 0, None
@@ -34,10 +38,10 @@ def random_orientation(
 
 
 def orient(
-    array: Tensor,     # (..., X, Y, Z)
-    quarter_turns: int,        # quarter turns in the (x, y) plane
+    array: Tensor,  # (..., X, Y, Z)
+    quarter_turns: int,  # quarter turns in the (x, y) plane
     flip: int | None,  # 0 flips x, 1 flips y, None neither
-) -> Tensor:           # a turned (a copy) or flipped array
+) -> Tensor:  # a turned (a copy) or flipped array
     "Turn by `turns` x 90 degrees, then flip."
     array = torch.rot90(array, quarter_turns, (-3, -2)) if quarter_turns else array
     return array if flip is None else array.flip(flip - 3)
@@ -45,7 +49,7 @@ def orient(
 # %% ../../nbs/01_data/03_patches.ipynb #eb702864
 def pad_to(
     image: Tensor,  # (..., X, Y, Z)
-    sides: tuple,   # least sides
+    sides: tuple,  # least sides
 ) -> tuple[Tensor, tuple]:  # padded image, slices that undo the padding
     "Zeros on both sides of every axis that is too short."
     gaps = [max(want - have, 0) for have, want in zip(image.shape[-3:], sides)]
@@ -58,17 +62,17 @@ def random_corner(
     shape: tuple,  # X, Y, Z of the scan
     patch: tuple,  # X, Y, Z of the crop, no side longer than the scan's
     rng: np.random.Generator,
-) -> tuple:        # first voxel of the crop
+) -> tuple:  # first voxel of the crop
     "A corner, each possible one as likely as the others."
     return tuple(int(rng.integers(have - want + 1)) for have, want in zip(shape, patch))
 
 
 def random_crop(
     arrays: list[Tensor],  # (X, Y, Z) tensors of one scan
-    patch: tuple,          # X, Y, Z of the crop
-    orientations: str,     # see `random_orientation`
+    patch: tuple,  # X, Y, Z of the crop
+    orientations: str,  # see `random_orientation`
     rng: np.random.Generator,
-) -> list[Tensor]:         # the same crop of each, oriented alike
+) -> list[Tensor]:  # the same crop of each, oriented alike
     "Crop first, then orient: an odd turn crops the patch with x and y exchanged."
     turns, flip = random_orientation(orientations, rng)
     sides = (patch[1], patch[0], patch[2]) if turns % 2 else patch
@@ -85,10 +89,10 @@ def _permutation(n, seed):
 
 def permutation_stream(
     indices: tuple,  # what to draw from
-    start: int,      # how many were drawn before
-    count: int,      # how many to draw now
-    seed: tuple,     # names the stream
-) -> list:           # `count` entries of `indices`
+    start: int,  # how many were drawn before
+    count: int,  # how many to draw now
+    seed: tuple,  # names the stream
+) -> list:  # `count` entries of `indices`
     "Entries `start` to `start + count` of an endless stream of fresh permutations: a pure function of its arguments."
     n, drawn = len(indices), []
     for position in range(start, start + count):
@@ -98,6 +102,7 @@ def permutation_stream(
 # %% ../../nbs/01_data/03_patches.ipynb #0f27d667
 class Stream:
     "An endless stream of batches that knows where it stands."
+
     iteration = seed = 0
 
     def __iter__(self):
@@ -117,31 +122,44 @@ class Stream:
 @dataclass(eq=False)
 class TwoStreamSampler(Stream):
     "Batches of scan numbers, annotated ones first; what comes at iteration t depends on the seed and t alone."
-    labeled: tuple               # numbers of the annotated scans
-    unlabeled: tuple             # numbers of the others; empty: every patch is annotated
-    batch_size: int = 4          # patches a step, over all ranks
+
+    labeled: tuple  # numbers of the annotated scans
+    unlabeled: tuple  # numbers of the others; empty: every patch is annotated
+    batch_size: int = 4  # patches a step, over all ranks
     labeled_batch_size: int = 2  # annotated patches among them, over all ranks
     seed: int = 0
-    rank: int = 0                # this process
-    world_size: int = 1          # number of processes
+    rank: int = 0  # this process
+    world_size: int = 1  # number of processes
 
     def __post_init__(self):
         sizes = self.labeled_batch_size, self.batch_size - self.labeled_batch_size
         if sizes[0] < 1 or sizes[1] < 0:
-            raise InputError(f"--labeled-batch-size {sizes[0]} of --batch-size {self.batch_size}; choose 1 to {self.batch_size}")
+            raise InputError(
+                f"--labeled-batch-size {sizes[0]} of --batch-size {self.batch_size}; choose 1 to {self.batch_size}"
+            )
         if sizes[1] and not self.unlabeled:
-            raise InputError("every scan is annotated, so the batch has nothing to fill its unannotated half; use --method vnet or a smaller --labeled")
+            raise InputError(
+                "every scan is annotated, so the batch has nothing to fill its unannotated half; use --method vnet or a smaller --labeled"
+            )
         if any(size % self.world_size for size in sizes):
-            raise InputError(f"{sizes[0]} + {sizes[1]} patches cannot be shared out over {self.world_size} processes evenly")
+            raise InputError(
+                f"{sizes[0]} + {sizes[1]} patches cannot be shared out over {self.world_size} processes evenly"
+            )
         self.streams = [(tuple(self.labeled), sizes[0], 0), (tuple(self.unlabeled), sizes[1], 1)]
 
-    def batch(self, iteration: int) -> list[tuple]:  # zero-based iteration to (scan, place in the global batch), this rank's share
+    def batch(
+        self, iteration: int
+    ) -> list[
+        tuple
+    ]:  # zero-based iteration to (scan, place in the global batch), this rank's share
         "This rank's scans at one iteration, annotated first, each with its place in the batch of all ranks."
         chosen, first = [], 0
         for indices, size, stream in self.streams:
             share = size // self.world_size
             start = self.rank * share
-            drawn = permutation_stream(indices, iteration * size + start, share, (self.seed, stream))
+            drawn = permutation_stream(
+                indices, iteration * size + start, share, (self.seed, stream)
+            )
             chosen += [(scan, first + start + i) for i, scan in enumerate(drawn)]
             first += size
         return chosen
@@ -149,18 +167,26 @@ class TwoStreamSampler(Stream):
 # %% ../../nbs/01_data/03_patches.ipynb #0686c764
 class PatchSampler:
     "Training patches, cut on the device where the scans lie."
+
     def __init__(
         self,
-        volumes: list[Volume],        # the training scans, read once
-        sampler: TwoStreamSampler,    # who comes next
-        patch: tuple,                 # X, Y, Z
-        orientations: str = "none",   # none, released or all
+        volumes: list[Volume],  # the training scans, read once
+        sampler: TwoStreamSampler,  # who comes next
+        patch: tuple,  # X, Y, Z
+        orientations: str = "none",  # none, released or all
         seed: int = 0,
         device: str = "cpu",
     ):
-        self.sampler, self.patch, self.orientations, self.seed = sampler, tuple(patch), orientations, seed
+        self.sampler, self.patch, self.orientations, self.seed = (
+            sampler,
+            tuple(patch),
+            orientations,
+            seed,
+        )
         least = (max(patch[:2]),) * 2 + (patch[2],) if orientations != "none" else patch
-        put = lambda array: pad_to(torch.from_numpy(np.ascontiguousarray(array)), least)[0].to(device)
+        put = lambda array: pad_to(torch.from_numpy(np.ascontiguousarray(array)), least)[0].to(
+            device
+        )
         self.images = [put(volume.image) for volume in volumes]
         self.labels = [None if volume.label is None else put(volume.label) for volume in volumes]
         self.names = [volume.id for volume in volumes]
@@ -168,7 +194,9 @@ class PatchSampler:
     def batch(
         self,
         iteration: int,  # zero-based
-    ) -> tuple[Tensor, Tensor, list[str]]:  # images (B, 1, X, Y, Z) float32, labels of the annotated (L, X, Y, Z) int64, names
+    ) -> tuple[
+        Tensor, Tensor, list[str]
+    ]:  # images (B, 1, X, Y, Z) float32, labels of the annotated (L, X, Y, Z) int64, names
         "The patches of one iteration; crop and orientation depend on seed, iteration and place in the batch alone."
         images, labels, names = [], [], []
         annotated = set(self.sampler.streams[0][0])
@@ -181,5 +209,7 @@ class PatchSampler:
             names.append(self.names[scan])
         masks = torch.empty(len(labels), *self.patch, dtype=torch.long, device=images[0].device)
         for mask, label in zip(masks, labels):
-            mask.copy_(label)  # from uint8 at once: stacked first, every voxel would be written twice
+            mask.copy_(
+                label
+            )  # from uint8 at once: stacked first, every voxel would be written twice
         return torch.stack(images)[:, None], masks, names

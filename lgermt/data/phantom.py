@@ -9,7 +9,8 @@ __all__ = ['REFERENCE_FIELD', 'field_grid', 'smooth_random_field', 'ellipsoid', 
 
 # %% ../../nbs/01_data/01_phantom.ipynb #a22dd9a4
 import numpy as np
-from scipy.ndimage import binary_dilation, gaussian_filter, label as label_components
+from scipy.ndimage import binary_dilation, gaussian_filter
+from scipy.ndimage import label as label_components
 
 # %% ../../nbs/01_data/01_phantom.ipynb #df548df0
 REFERENCE_FIELD = (120.0, 90.0, 60.0)  # mm, the field of view in which the anatomy is described
@@ -24,7 +25,9 @@ def field_grid(
     if shape.shape != (3,) or shape.dtype.kind not in "iu" or shape.min() < 32:
         raise ValueError(f"a phantom needs three sides of at least 32 voxels, got {shape.tolist()}")
     if spacing.shape != (3,) or not (np.isfinite(spacing).all() and spacing.min() > 0):
-        raise ValueError(f"a phantom needs three positive voxel sizes in mm, got {spacing.tolist()}")
+        raise ValueError(
+            f"a phantom needs three positive voxel sizes in mm, got {spacing.tolist()}"
+        )
     scale = np.min(shape * spacing / REFERENCE_FIELD)
     axes = [(np.arange(n) + 0.5 - n / 2) * h / scale for n, h in zip(shape, spacing)]
     return [axis.astype(np.float32).reshape(np.roll([-1, 1, 1], a)) for a, axis in enumerate(axes)]
@@ -68,7 +71,11 @@ def bezier(
 ):  # float64 (count, 3), mm
     "Points of a quadratic Bezier curve, both ends included."
     t = np.linspace(0, 1, count)[:, None]
-    return (1 - t) ** 2 * np.asarray(start) + 2 * t * (1 - t) * np.asarray(control) + t**2 * np.asarray(end)
+    return (
+        (1 - t) ** 2 * np.asarray(start)
+        + 2 * t * (1 - t) * np.asarray(control)
+        + t**2 * np.asarray(end)
+    )
 
 
 def paint_tube(
@@ -80,9 +87,13 @@ def paint_tube(
     "Set the voxels within a radius of a centre line: one small ball for each point, each in its own bounding box."
     axes = [g.ravel() for g in grid]
     for point, radius in zip(points, radii):
-        box = tuple(slice(*np.searchsorted(axis, (c - radius, c + radius))) for axis, c in zip(axes, point))
+        box = tuple(
+            slice(*np.searchsorted(axis, (c - radius, c + radius))) for axis, c in zip(axes, point)
+        )
         near = [axis[cut] - np.float32(c) for axis, cut, c in zip(axes, box, point)]
-        mask[box] |= (near[0] ** 2)[:, None, None] + (near[1] ** 2)[:, None] + near[2] ** 2 <= np.float32(radius**2)
+        mask[box] |= (near[0] ** 2)[:, None, None] + (near[1] ** 2)[:, None] + near[
+            2
+        ] ** 2 <= np.float32(radius**2)
 
 # %% ../../nbs/01_data/01_phantom.ipynb #175bbe44
 def sample_anatomy(
@@ -97,12 +108,20 @@ def sample_anatomy(
         for level in (-1, 1):
             start = centre + semi_axes * (0.55 * side, 0.15, 0.35 * level)
             reach = generator.uniform(19, 31) + 0.45 * semi_axes[0]
-            way = np.array([side, generator.uniform(-0.1, 0.55), level * generator.uniform(0.0, 0.35)])
+            way = np.array(
+                [side, generator.uniform(-0.1, 0.55), level * generator.uniform(0.0, 0.35)]
+            )
             end = start + reach * way / np.linalg.norm(way)
             pull = (start + end) / 2 + generator.normal(0, 4, 3)
             radius = generator.uniform(4.2, 6.8)
             veins.append((start, pull, end, radius))
-    return dict(centre=centre, semi_axes=semi_axes, turn=generator.uniform(-0.4, 0.15), mitral_depth=generator.uniform(0.62, 0.85), veins=veins)
+    return dict(
+        centre=centre,
+        semi_axes=semi_axes,
+        turn=generator.uniform(-0.4, 0.15),
+        mitral_depth=generator.uniform(0.62, 0.85),
+        veins=veins,
+    )
 
 # %% ../../nbs/01_data/01_phantom.ipynb #c94bfefd
 def rasterize_atrium(
@@ -112,10 +131,16 @@ def rasterize_atrium(
 ):  # bool (X, Y, Z) atrium and veins; bool (X, Y, Z) points beyond the mitral plane
     "Rasterise a planned atrium: one connected piece that keeps clear of the border."
     outward = np.array([0.5, -0.85, -0.15]) / np.linalg.norm([0.5, -0.85, -0.15])
-    support = np.linalg.norm(outward * anatomy["semi_axes"])  # distance of the touching plane from the centre
-    height = sum(np.float32(n) * (g - np.float32(c)) for n, g, c in zip(outward, warped, anatomy["centre"]))
+    support = np.linalg.norm(
+        outward * anatomy["semi_axes"]
+    )  # distance of the touching plane from the centre
+    height = sum(
+        np.float32(n) * (g - np.float32(c)) for n, g, c in zip(outward, warped, anatomy["centre"])
+    )
     beyond = height > anatomy["mitral_depth"] * support
-    mask = (ellipsoid(warped, anatomy["centre"], anatomy["semi_axes"], anatomy["turn"]) < 1) & ~beyond
+    mask = (
+        ellipsoid(warped, anatomy["centre"], anatomy["semi_axes"], anatomy["turn"]) < 1
+    ) & ~beyond
     for start, pull, end, radius in anatomy["veins"]:
         radii = np.linspace(1.15 * radius, 0.75 * radius, 32)
         room = np.array([g.max() for g in grid]) - 3.0
@@ -144,7 +169,13 @@ def sample_neighbours(
     for place, semi_axes, turn in usual:
         shift = generator.normal(0, 2.5, 3)
         size = generator.uniform(0.88, 1.12, 3)
-        places.append((np.asarray(place) + centre + shift, np.asarray(semi_axes) * size, turn + generator.normal(0, 0.15)))
+        places.append(
+            (
+                np.asarray(place) + centre + shift,
+                np.asarray(semi_axes) * size,
+                turn + generator.normal(0, 0.15),
+            )
+        )
     return places
 
 # %% ../../nbs/01_data/01_phantom.ipynb #68836876
@@ -159,10 +190,21 @@ def paint_tissue(
     "Paint the grey levels of the chest, the neighbours and the atrium, later strokes over earlier ones."
     soft, muscle, lung, wall = generator.uniform((0.28, 0.5, 0.04, 0.3), (0.48, 0.75, 0.12, 0.6))
     tissue = np.full(atrium.shape, lung, np.float32)
-    tissue[ellipsoid(warped, centre + (0, -18, 0), (generator.uniform(50, 64), generator.uniform(46, 54), np.inf)) < 1] = soft
+    tissue[
+        ellipsoid(
+            warped,
+            centre + (0, -18, 0),
+            (generator.uniform(50, 64), generator.uniform(46, 54), np.inf),
+        )
+        < 1
+    ] = soft
     tissue[ellipsoid(warped, centre + (0, -30, -4), (58, 29, 30)) < 1] = muscle
-    tissue[ellipsoid(warped, centre + (-6, 50, 0), (19, 15, np.inf)) < 1] = generator.uniform(0.3, 0.6)  # spine
-    tissue[ellipsoid(warped, centre + (generator.uniform(-4, 10), 27, 0), (6, 4.5, np.inf)) < 1] = muscle  # oesophagus
+    tissue[ellipsoid(warped, centre + (-6, 50, 0), (19, 15, np.inf)) < 1] = generator.uniform(
+        0.3, 0.6
+    )  # spine
+    tissue[ellipsoid(warped, centre + (generator.uniform(-4, 10), 27, 0), (6, 4.5, np.inf)) < 1] = (
+        muscle  # oesophagus
+    )
     for place in sample_neighbours(generator, centre):
         radius = ellipsoid(warped, *place)
         tissue[radius < 1.13] = muscle
@@ -180,9 +222,13 @@ def simulate_acquisition(
     voxel,  # mean voxel size in the reference field, mm
 ):  # float32 (X, Y, Z), mean 0, standard deviation 1
     "Blur, shade, add Rician noise, round to grey levels, z-score."
-    shading = np.exp(smooth_random_field(generator, grid, generator.uniform(0.1, 0.3), (110, 220), 2))
+    shading = np.exp(
+        smooth_random_field(generator, grid, generator.uniform(0.1, 0.3), (110, 220), 2)
+    )
     texture = 0.05 * smooth_random_field(generator, grid, 1.0, (9, 20), 4)
-    signal = gaussian_filter(tissue + texture * tissue, generator.uniform(0.6, 1.0) / voxel) * shading
+    signal = (
+        gaussian_filter(tissue + texture * tissue, generator.uniform(0.6, 1.0) / voxel) * shading
+    )
     sigma = np.float32(generator.uniform(0.07, 0.14))
     noise = sigma * generator.standard_normal((2, *tissue.shape), dtype=np.float32)
     grey = np.round(100 * np.hypot(signal + noise[0], noise[1]))
@@ -197,7 +243,9 @@ def make_phantom(
     "One synthetic scan of a left atrium and its exact label. Raises ValueError on sides below 32 or a spacing that is not positive."
     grid = field_grid(shape, spacing)
     form, surroundings, scanner = np.random.default_rng(seed).spawn(3)
-    bent = [axis + smooth_random_field(form, grid, form.uniform(1.5, 2.5), (35, 80)) for axis in grid]
+    bent = [
+        axis + smooth_random_field(form, grid, form.uniform(1.5, 2.5), (35, 80)) for axis in grid
+    ]
     plan = sample_anatomy(form)
     atrium, beyond = rasterize_atrium(plan, grid, bent)
     voxel = float(np.mean([axis.ravel()[1] - axis.ravel()[0] for axis in grid]))

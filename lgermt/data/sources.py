@@ -11,12 +11,13 @@ import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+
 import numpy as np
+
+from .io import read_scan
+from .volume import Volume, binary_label, check_volume, grid_mismatch
 from ..utils.errors import InputError
 from ..utils.files import scan_id
-from .volume import grid_mismatch
-from .volume import Volume, binary_label, check_volume
-from .io import read_scan
 
 # %% ../../nbs/handbook/sources.ipynb #b7ca8b31
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Case:
 
     def __post_init__(self):
         if not re.fullmatch(r"[\w.+-]+", self.id) or self.id.startswith("."):
-            raise InputError(f"{self.image}: the ID {self.id!r} cannot be a folder's name; use letters, digits, - and _")
+            raise InputError(
+                f"{self.image}: the ID {self.id!r} cannot be a folder's name; use letters, digits, - and _"
+            )
 
 # %% ../../nbs/handbook/sources.ipynb #c5145930
 def challenge_cases(
@@ -50,31 +53,53 @@ def decathlon_cases(
     "What `training` and `test` list; the test images have no label. Raises `InputError` where the file is not such a list."
     try:
         content = json.loads(path.read_text())
-        rows = [row if isinstance(row, dict) else {"image": row} for part in ("training", "test") for row in content.get(part, [])]
+        rows = [
+            row if isinstance(row, dict) else {"image": row}
+            for part in ("training", "test")
+            for row in content.get(part, [])
+        ]
         pairs = [(path.parent / row["image"], row.get("label")) for row in rows]
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read as a decathlon's list ({type(error).__name__}: {error}); "
-                         'it needs "training": [{"image": ..., "label": ...}]') from None
-    return [Case(scan_id(image), image, path.parent / label if label else None) for image, label in pairs]
+        raise InputError(
+            f"{path}: cannot be read as a decathlon's list ({type(error).__name__}: {error}); "
+            'it needs "training": [{"image": ..., "label": ...}]'
+        ) from None
+    return [
+        Case(scan_id(image), image, path.parent / label if label else None)
+        for image, label in pairs
+    ]
 
 # %% ../../nbs/handbook/sources.ipynb #d83ab304
 def read_table(
-    path: Path,      # CSV file
-    needed: tuple,   # names of columns
-) -> list[dict]:     # one a line: column in small letters -> text without blanks around it, "" where there is none
+    path: Path,  # CSV file
+    needed: tuple,  # names of columns
+) -> list[
+    dict
+]:  # one a line: column in small letters -> text without blanks around it, "" where there is none
     "A table. Raises `InputError` for one that cannot be read, a column that is missing, or an empty field in a needed one."
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="")
             names = [name.strip().lower() for name in reader.fieldnames or ()]
-            rows = [dict(zip(names, (value.strip() for value in row.values() if isinstance(value, str)))) for row in reader]
+            rows = [
+                dict(
+                    zip(names, (value.strip() for value in row.values() if isinstance(value, str)))
+                )
+                for row in reader
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV ({error}); save it as CSV in UTF-8") from None
+        raise InputError(
+            f"{path}: cannot be read as CSV ({error}); save it as CSV in UTF-8"
+        ) from None
     if not rows or not set(needed) <= set(names):
-        raise InputError(f"{path}: needs a first line with the columns {','.join(needed)} and one line a scan")
+        raise InputError(
+            f"{path}: needs a first line with the columns {','.join(needed)} and one line a scan"
+        )
     for number, row in enumerate(rows, 2):
         if missing := [name for name in needed if not row[name]]:
-            raise InputError(f"{path}: line {number} has no {missing[0]}; fill it in, or delete the line")
+            raise InputError(
+                f"{path}: line {number} has no {missing[0]}; fill it in, or delete the line"
+            )
     return rows
 
 
@@ -82,13 +107,20 @@ def table_cases(
     path: Path,  # CSV with the columns id, image, and if there are any label, patient; paths relative to it
 ) -> list[Case]:
     "A table of scans. Raises `InputError` as `read_table` does."
-    return [Case(row["id"], path.parent / row["image"], path.parent / row["label"] if row.get("label") else None, row.get("patient", ""))
-            for row in read_table(path, ("id", "image"))]
+    return [
+        Case(
+            row["id"],
+            path.parent / row["image"],
+            path.parent / row["label"] if row.get("label") else None,
+            row.get("patient", ""),
+        )
+        for row in read_table(path, ("id", "image"))
+    ]
 
 # %% ../../nbs/handbook/sources.ipynb #ca39ff3c
 def find_cases(
     source: Path,  # a CSV file, or a folder in one of the layouts
-) -> list[Case]:   # sorted by ID
+) -> list[Case]:  # sorted by ID
     "All scans of a source. Raises `InputError` where it is none of the layouts, or an ID comes twice."
     source = Path(source)
     if not source.exists():
@@ -101,11 +133,15 @@ def find_cases(
     else:
         cases = challenge_cases(source) if source.is_dir() else []
     if not cases:
-        raise InputError(f"{source}: no scans found; a folder with <ID>/lgemri.nrrd, one with dataset.json, or a CSV with id,image,label is needed")
+        raise InputError(
+            f"{source}: no scans found; a folder with <ID>/lgemri.nrrd, one with dataset.json, or a CSV with id,image,label is needed"
+        )
     seen = {}
     for case in cases:
         if case.id in seen:
-            raise InputError(f"{source}: {case.image} and {seen[case.id]} would both be {case.id}; give them different IDs in a CSV")
+            raise InputError(
+                f"{source}: {case.image} and {seen[case.id]} would both be {case.id}; give them different IDs in a CSV"
+            )
         seen[case.id] = case.image
     return sorted(cases, key=lambda case: case.id)
 
@@ -113,14 +149,16 @@ def find_cases(
 def read_case(
     case: Case,
     foreground: tuple = (),  # label values that are the atrium; empty: 1, or 255
-) -> Volume:                 # image as stored, label of {0, 1} where there is one
+) -> Volume:  # image as stored, label of {0, 1} where there is one
     "Image and label as one volume. Raises `InputError` where one cannot be read or they do not lie on each other."
     scan = replace(read_scan(case.image), id=case.id)
     if case.label is None:
         return check_volume(scan, labeled=False)
     label = read_scan(case.label)
     if differs := grid_mismatch(scan, label):
-        raise InputError(f"{case.id}: image and label do not lie on each other: {differs}; export both on the same grid")
+        raise InputError(
+            f"{case.id}: image and label do not lie on each other: {differs}; export both on the same grid"
+        )
     values = np.isin(label.image, foreground) if foreground else label.image
     try:
         return check_volume(replace(scan, label=binary_label(values, case.label)))

@@ -7,24 +7,30 @@ __all__ = ['STL_FACET', 'extract_surface', 'enclosed_volume', 'write_stl']
 
 # %% ../../nbs/handbook/surface.ipynb #1dc0f512
 from pathlib import Path
+
 import numpy as np
+
+from .volume import IDENTITY_DIRECTION, Volume
 from ..utils.errors import InputError
 from ..utils.files import atomic_write
-from .volume import IDENTITY_DIRECTION
-from .volume import Volume
 
 # %% ../../nbs/handbook/surface.ipynb #7d57c7f2
 def extract_surface(
     mask: np.ndarray,  # (X, Y, Z) of {0, 1}, not empty
-    like: Volume,      # the scan it lies on
-) -> np.ndarray:       # (F, 3, 3) float32: corners of every triangle, mm, counter-clockwise from outside
+    like: Volume,  # the scan it lies on
+) -> np.ndarray:  # (F, 3, 3) float32: corners of every triangle, mm, counter-clockwise from outside
     "Marching cubes, closed at the border of the scan, in the patient's millimetres. Raises `InputError` for an empty mask."
     from skimage.measure import marching_cubes
 
     if not np.any(mask):
         raise InputError(f"{like.id}: the mask is empty, so it has no surface")
-    vertices, faces, _, _ = marching_cubes(np.pad(np.asarray(mask, np.float32), 1), 0.5, gradient_direction="ascent")
-    spacing, origin = np.asarray(like.spacing or (1.0, 1.0, 1.0)), np.asarray(like.origin or (0.0, 0.0, 0.0))
+    vertices, faces, _, _ = marching_cubes(
+        np.pad(np.asarray(mask, np.float32), 1), 0.5, gradient_direction="ascent"
+    )
+    spacing, origin = (
+        np.asarray(like.spacing or (1.0, 1.0, 1.0)),
+        np.asarray(like.origin or (0.0, 0.0, 0.0)),
+    )
     direction = np.reshape(like.direction or IDENTITY_DIRECTION, (3, 3))
     corners = origin + ((vertices - 1) * spacing) @ direction.T
     order = (0, 1, 2) if np.linalg.det(direction) > 0 else (0, 2, 1)
@@ -33,7 +39,7 @@ def extract_surface(
 
 def enclosed_volume(
     triangles: np.ndarray,  # (F, 3, 3), mm
-) -> float:                 # mm³; negative when inside out
+) -> float:  # mm³; negative when inside out
     "Volume inside a closed surface."
     a, b, c = np.moveaxis(triangles.astype(np.float64), 1, 0)
     return float(np.einsum("fi,fi->", a, np.cross(b, c)) / 6)
@@ -53,4 +59,8 @@ def write_stl(
     length = np.linalg.norm(normals, axis=1, keepdims=True)
     facets["normal"], facets["corners"] = normals / np.where(length > 0, length, 1), triangles
     with atomic_write(path) as temporary:
-        temporary.write_bytes(b"left atrium in mm, SPACE=LPS".ljust(80) + np.uint32(len(facets)).astype("<u4").tobytes() + facets.tobytes())
+        temporary.write_bytes(
+            b"left atrium in mm, SPACE=LPS".ljust(80)
+            + np.uint32(len(facets)).astype("<u4").tobytes()
+            + facets.tobytes()
+        )

@@ -8,11 +8,12 @@ __all__ = ['IDENTITY_DIRECTION', 'Volume', 'normalize', 'binary_label', 'check_v
 
 # %% ../../nbs/01_data/02_volume.ipynb #b957a985
 import math
-from dataclasses import replace
-import numpy as np
-from ..utils.errors import InputError
-from dataclasses import dataclass
 import warnings
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..utils.errors import InputError
 
 # %% ../../nbs/01_data/02_volume.ipynb #65f4295b
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ def normalize(
     "z-score over all voxels, as the published files were made. Raises InputError on a constant image or one with NaN or infinite voxels."
     mean, deviation = np.mean(image, dtype=np.float64), np.std(image, dtype=np.float64)
     if not (np.isfinite(mean) and np.isfinite(deviation)):
-        raise InputError(f"{source}: holds NaN or infinite voxels: repair the scan, or leave it out")
+        raise InputError(
+            f"{source}: holds NaN or infinite voxels: repair the scan, or leave it out"
+        )
     if deviation <= 1e-6 * max(1.0, abs(mean)):
         raise InputError(f"{source}: all voxels have the value {mean:g}: not a scan, leave it out")
     return ((image - mean) / deviation).astype(np.float32)
@@ -55,7 +58,9 @@ def binary_label(
         warnings.warn(f"{source}: label values 0 and 255 read as 0 and 1", stacklevel=2)
         return (label == 255).astype(np.uint8)
     shown = ", ".join(f"{v:g}" for v in values[:5]) + (", ..." if len(values) > 5 else "")
-    raise InputError(f"{source}: label values {shown}: only 0 (background) and 1 (atrium) are allowed, merge or drop the others")
+    raise InputError(
+        f"{source}: label values {shown}: only 0 (background) and 1 (atrium) are allowed, merge or drop the others"
+    )
 
 # %% ../../nbs/01_data/02_volume.ipynb #427fb203
 def check_volume(
@@ -65,20 +70,32 @@ def check_volume(
     "Pass a sound volume through. Raises InputError that names the scan and the first thing wrong; warns of an empty label."
     image, label, where = volume.image, volume.label, volume.id
     if image.ndim != 3 or 0 in image.shape:
-        raise InputError(f"{where}: the image has shape {image.shape}: three sides (X, Y, Z) of at least one voxel are needed")
+        raise InputError(
+            f"{where}: the image has shape {image.shape}: three sides (X, Y, Z) of at least one voxel are needed"
+        )
     broken = ~np.isfinite(image)
     if broken.any():
         first = tuple(int(i) for i in np.argwhere(broken)[0])
-        raise InputError(f"{where}: {int(broken.sum())} NaN or infinite voxels, the first at {first}: repair the scan, or leave it out")
+        raise InputError(
+            f"{where}: {int(broken.sum())} NaN or infinite voxels, the first at {first}: repair the scan, or leave it out"
+        )
     if image.min() == image.max():
-        raise InputError(f"{where}: all voxels have the value {image.flat[0]:g}: not a scan, leave it out")
+        raise InputError(
+            f"{where}: all voxels have the value {image.flat[0]:g}: not a scan, leave it out"
+        )
     if label is None and labeled:
-        raise InputError(f"{where}: no label, but this scan is to be used as an annotated one: add the dataset 'label', or list it after the annotated scans")
+        raise InputError(
+            f"{where}: no label, but this scan is to be used as an annotated one: add the dataset 'label', or list it after the annotated scans"
+        )
     if label is not None:
         if label.shape != image.shape:
-            raise InputError(f"{where}: image {image.shape} and label {label.shape} differ in shape: export both on the same grid")
+            raise InputError(
+                f"{where}: image {image.shape} and label {label.shape} differ in shape: export both on the same grid"
+            )
         if not np.isin(np.unique(label), (0, 1)).all():
-            raise InputError(f"{where}: label values other than 0 and 1: convert it with lgermt.data.io.binary_label")
+            raise InputError(
+                f"{where}: label values other than 0 and 1: convert it with lgermt.data.io.binary_label"
+            )
         if labeled and not label.any():
             warnings.warn(f"{where}: the label is empty", stacklevel=2)
     return volume
@@ -89,11 +106,13 @@ IDENTITY_DIRECTION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 def voxel_to_world(
     volume: Volume,  # the scan; without geometry: 1 mm, upright, at 0
-    index: tuple,    # voxel, whole or between voxels
-) -> np.ndarray:     # (3,) mm
+    index: tuple,  # voxel, whole or between voxels
+) -> np.ndarray:  # (3,) mm
     "x = o + R (s i), the centre of a voxel in the patient."
     spacing, origin = volume.spacing or (1.0, 1.0, 1.0), volume.origin or (0.0, 0.0, 0.0)
-    return np.asarray(origin) + np.reshape(volume.direction or IDENTITY_DIRECTION, (3, 3)) @ (np.asarray(index, float) * spacing)
+    return np.asarray(origin) + np.reshape(volume.direction or IDENTITY_DIRECTION, (3, 3)) @ (
+        np.asarray(index, float) * spacing
+    )
 
 # %% ../../nbs/01_data/02_volume.ipynb #ea66454f
 def grid_mismatch(
@@ -105,7 +124,11 @@ def grid_mismatch(
         return f"shapes {one.image.shape} and {other.image.shape}"
     smallest = min(one.spacing or (1.0,))
     last = np.asarray(one.image.shape) - 1
-    for name, index in (("first", 0 * last), ("last", last), ("first of the last row", last * (1, 0, 0))):
+    for name, index in (
+        ("first", 0 * last),
+        ("last", last),
+        ("first of the last row", last * (1, 0, 0)),
+    ):
         a, b = voxel_to_world(one, index), voxel_to_world(other, index)
         if np.abs(a - b).max() > 0.1 * smallest:
             said = (" ".join(f"{v:.2f}" for v in point) for point in (a, b))
@@ -115,12 +138,14 @@ def grid_mismatch(
 # %% ../../nbs/01_data/02_volume.ipynb #ea4a62f6
 def crop_to_box(
     volume: Volume,
-    box: tuple,   # ((x0, x1), (y0, y1), (z0, z1)) voxels, ends not included
-) -> Volume:      # the box alone, where it was in the patient
+    box: tuple,  # ((x0, x1), (y0, y1), (z0, z1)) voxels, ends not included
+) -> Volume:  # the box alone, where it was in the patient
     "Cuts a box out and moves the origin with it. Raises `InputError` for a box that is empty or leaves the scan."
     if not all(0 <= a < b <= side for (a, b), side in zip(box, volume.image.shape, strict=True)):
         said = " ".join(f"{a}-{b}" for a, b in box)
-        raise InputError(f"{volume.id}: box {said} does not lie in the scan {volume.image.shape}; give first and last voxel + 1 of every axis")
+        raise InputError(
+            f"{volume.id}: box {said} does not lie in the scan {volume.image.shape}; give first and last voxel + 1 of every axis"
+        )
     inside = tuple(slice(a, b) for a, b in box)
     label = None if volume.label is None else volume.label[inside]
     origin = tuple(voxel_to_world(volume, [a for a, _ in box]).tolist()) if volume.spacing else None
@@ -129,8 +154,8 @@ def crop_to_box(
 # %% ../../nbs/01_data/02_volume.ipynb #45baa7e0
 def to_sitk(
     array: np.ndarray,  # (X, Y, Z)
-    like: Volume,       # whose grid it lies on
-):                      # SimpleITK.Image
+    like: Volume,  # whose grid it lies on
+):  # SimpleITK.Image
     "The array as SimpleITK sees it."
     import SimpleITK as sitk
 
@@ -142,35 +167,56 @@ def to_sitk(
 
 
 def resample_like(
-    target: Volume,     # the grid wanted
+    target: Volume,  # the grid wanted
     array: np.ndarray,  # (X, Y, Z) values
-    like: Volume,       # the grid they lie on
+    like: Volume,  # the grid they lie on
     outside: float = 0.0,  # value beyond the array
-) -> np.ndarray:        # float32, the shape of the target
+) -> np.ndarray:  # float32, the shape of the target
     "Values of one grid at the voxels of another, linear between voxels."
     import SimpleITK as sitk
 
     reference = to_sitk(np.broadcast_to(np.float32(0), target.image.shape), target)
-    moved = sitk.Resample(to_sitk(array, like), reference, sitk.Transform(), sitk.sitkLinear, outside, sitk.sitkFloat32)
+    moved = sitk.Resample(
+        to_sitk(array, like),
+        reference,
+        sitk.Transform(),
+        sitk.sitkLinear,
+        outside,
+        sitk.sitkFloat32,
+    )
     return np.ascontiguousarray(sitk.GetArrayFromImage(moved).transpose(2, 1, 0))
 
 # %% ../../nbs/01_data/02_volume.ipynb #a24d260c
 def resample_to_spacing(
     volume: Volume,  # with a spacing
     spacing: tuple,  # wanted, mm along each axis
-) -> Volume:         # the same box in the patient, divided anew
+) -> Volume:  # the same box in the patient, divided anew
     "Image linear, label linear and cut at one half. Raises `InputError` where the scan does not say its voxel size."
     from scipy import ndimage
 
     if volume.spacing is None:
-        raise InputError(f"{volume.id}: no spacing in the file, so it cannot be resampled; leave --spacing away, or add the attribute")
+        raise InputError(
+            f"{volume.id}: no spacing in the file, so it cannot be resampled; leave --spacing away, or add the attribute"
+        )
     if np.allclose(volume.spacing, spacing, rtol=1e-4):
         return volume
     factor = np.divide(spacing, volume.spacing)
     sides = tuple(max(1, math.floor(n / f + 0.5)) for n, f in zip(volume.image.shape, factor))
     origin = tuple(voxel_to_world(volume, 0.5 * (factor - 1)).tolist())
-    target = replace(volume, image=np.broadcast_to(np.float32(0), sides), label=None, spacing=tuple(spacing), origin=origin)
-    smooth = lambda array: ndimage.gaussian_filter(np.asarray(array, np.float32), np.where(factor > 1, factor / 2, 0), mode="nearest")
+    target = replace(
+        volume,
+        image=np.broadcast_to(np.float32(0), sides),
+        label=None,
+        spacing=tuple(spacing),
+        origin=origin,
+    )
+    smooth = lambda array: ndimage.gaussian_filter(
+        np.asarray(array, np.float32), np.where(factor > 1, factor / 2, 0), mode="nearest"
+    )
     image = resample_like(target, smooth(volume.image), volume)
-    label = None if volume.label is None else (resample_like(target, smooth(volume.label), volume) >= 0.5).astype(np.uint8)
+    label = (
+        None
+        if volume.label is None
+        else (resample_like(target, smooth(volume.label), volume) >= 0.5).astype(np.uint8)
+    )
     return replace(target, image=image, label=label)

@@ -8,6 +8,7 @@ __all__ = ['METRICS', 'crop_to_union', 'dice', 'jaccard', 'surface_voxels', 'sur
 
 # %% ../../nbs/06_results/02_metrics.ipynb #280d3d6e
 import math
+
 import numpy as np
 from medpy.metric import binary
 from scipy.ndimage import binary_erosion, distance_transform_edt
@@ -15,12 +16,14 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 # %% ../../nbs/06_results/02_metrics.ipynb #4a4ff427
 def crop_to_union(
     prediction: np.ndarray,  # (X, Y, Z) mask, nonzero is atrium
-    reference: np.ndarray,   # (X, Y, Z) mask, same shape
+    reference: np.ndarray,  # (X, Y, Z) mask, same shape
 ) -> tuple[np.ndarray, np.ndarray]:  # both, boolean, cut to the smallest box that holds both
     "The two masks without their common empty border. Raises `ValueError` when shapes differ."
     prediction, reference = np.asarray(prediction) != 0, np.asarray(reference) != 0
     if prediction.shape != reference.shape:
-        raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ in shape")
+        raise ValueError(
+            f"prediction {prediction.shape} and reference {reference.shape} differ in shape"
+        )
     union = prediction | reference
     box = []
     for axis in range(union.ndim):
@@ -31,9 +34,9 @@ def crop_to_union(
 # %% ../../nbs/06_results/02_metrics.ipynb #2b5d7a10
 def dice(
     prediction: np.ndarray,  # (X, Y, Z) mask
-    reference: np.ndarray,   # (X, Y, Z) mask
+    reference: np.ndarray,  # (X, Y, Z) mask
     spacing: tuple | None = None,  # unused; the four metrics share one signature
-) -> float:                  # 0 to 1; 1 when both are empty
+) -> float:  # 0 to 1; 1 when both are empty
     "2 |P and G| / (|P| + |G|). Raises `ValueError` when shapes differ."
     prediction, reference = crop_to_union(prediction, reference)
     return float(binary.dc(prediction, reference)) if prediction.any() or reference.any() else 1.0
@@ -41,9 +44,9 @@ def dice(
 
 def jaccard(
     prediction: np.ndarray,  # (X, Y, Z) mask
-    reference: np.ndarray,   # (X, Y, Z) mask
+    reference: np.ndarray,  # (X, Y, Z) mask
     spacing: tuple | None = None,  # unused; the four metrics share one signature
-) -> float:                  # 0 to 1; 1 when both are empty
+) -> float:  # 0 to 1; 1 when both are empty
     "|P and G| / |P or G|. Raises `ValueError` when shapes differ."
     prediction, reference = crop_to_union(prediction, reference)
     return float(binary.jc(prediction, reference)) if prediction.any() or reference.any() else 1.0
@@ -51,29 +54,35 @@ def jaccard(
 # %% ../../nbs/06_results/02_metrics.ipynb #2ac627e5
 def surface_voxels(
     mask: np.ndarray,  # (X, Y, Z) boolean
-) -> np.ndarray:       # (X, Y, Z) boolean
+) -> np.ndarray:  # (X, Y, Z) boolean
     "The mask's voxels that have one of six faces towards background; outside of the array is background."
     return mask ^ binary_erosion(mask)
 
 
 def surface_distances(
     prediction: np.ndarray,  # (X, Y, Z) mask, not empty
-    reference: np.ndarray,   # (X, Y, Z) mask, not empty
+    reference: np.ndarray,  # (X, Y, Z) mask, not empty
     spacing: tuple | None = None,  # mm along x, y, z; None: voxels
-) -> tuple[np.ndarray, np.ndarray]:  # distances from the prediction's surface to the reference's, and back
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # distances from the prediction's surface to the reference's, and back
     "d(a, dG) for all a in dP, d(b, dP) for all b in dG. Raises `ValueError` for an empty mask or different shapes."
     prediction, reference = crop_to_union(prediction, reference)
     if not (prediction.any() and reference.any()):
         raise ValueError("an empty mask has no surface to measure from")
     P, G = surface_voxels(prediction), surface_voxels(reference)
-    return distance_transform_edt(~G, sampling=spacing)[P], distance_transform_edt(~P, sampling=spacing)[G]
+    return distance_transform_edt(~G, sampling=spacing)[P], distance_transform_edt(
+        ~P, sampling=spacing
+    )[G]
 
 # %% ../../nbs/06_results/02_metrics.ipynb #137fdf35
 def _empty_distance(prediction, reference, spacing):
     "0 for two empty masks, the volume's diagonal for one, None when both have a surface. Raises `ValueError` for a bad spacing."
     sizes = np.ones(np.ndim(reference)) if spacing is None else np.asarray(spacing, float)
     if sizes.shape != (np.ndim(reference),) or not (np.isfinite(sizes).all() and sizes.min() > 0):
-        raise ValueError(f"spacing {spacing}: give one positive size in mm for each of {np.ndim(reference)} axes, or None for voxels")
+        raise ValueError(
+            f"spacing {spacing}: give one positive size in mm for each of {np.ndim(reference)} axes, or None for voxels"
+        )
     empty = [not np.any(mask) for mask in (prediction, reference)]
     if all(empty):
         return 0.0
@@ -89,18 +98,18 @@ def _distance(function, prediction, reference, spacing):
 # %% ../../nbs/06_results/02_metrics.ipynb #cfb07f52
 def asd(
     prediction: np.ndarray,  # (X, Y, Z) mask
-    reference: np.ndarray,   # (X, Y, Z) mask
+    reference: np.ndarray,  # (X, Y, Z) mask
     spacing: tuple | None = None,  # mm along x, y, z; None: voxels
-) -> float:                  # voxels, or mm with a spacing; the volume's diagonal when one mask is empty
+) -> float:  # voxels, or mm with a spacing; the volume's diagonal when one mask is empty
     "Mean distance from the prediction's surface to the reference's: directed. Raises `ValueError` for shapes that differ or a bad spacing."
     return _distance(binary.asd, prediction, reference, spacing)
 
 
 def hd95(
     prediction: np.ndarray,  # (X, Y, Z) mask
-    reference: np.ndarray,   # (X, Y, Z) mask
+    reference: np.ndarray,  # (X, Y, Z) mask
     spacing: tuple | None = None,  # mm along x, y, z; None: voxels
-) -> float:                  # voxels, or mm with a spacing; the volume's diagonal when one mask is empty
+) -> float:  # voxels, or mm with a spacing; the volume's diagonal when one mask is empty
     "95th percentile of both directions' distances, pooled. Raises `ValueError` for shapes that differ or a bad spacing."
     return _distance(binary.hd95, prediction, reference, spacing)
 
@@ -110,9 +119,9 @@ METRICS = {"dice": dice, "jaccard": jaccard, "asd": asd, "hd95": hd95}
 
 def compute_metrics(
     prediction: np.ndarray,  # (X, Y, Z) mask
-    reference: np.ndarray,   # (X, Y, Z) mask
+    reference: np.ndarray,  # (X, Y, Z) mask
     spacing: tuple | None = None,  # mm along x, y, z; None: voxels
-) -> dict:                   # dice, jaccard, asd, hd95, as the functions of these names give them
+) -> dict:  # dice, jaccard, asd, hd95, as the functions of these names give them
     "All four metrics of one case. Raises `ValueError` for shapes that differ or a bad spacing."
     p, g = crop_to_union(prediction, reference)
     mean = percentile = _empty_distance(prediction, reference, spacing)
@@ -124,10 +133,13 @@ def compute_metrics(
 # %% ../../nbs/06_results/02_metrics.ipynb #479b7abc
 def mean_and_std(
     cases: list[dict],  # one dict of the four metrics a case, at least one
-) -> dict:              # {"mean": {...}, "std": {...}}
+) -> dict:  # {"mean": {...}, "std": {...}}
     "Mean and standard deviation (over cases, n - 1) of every metric. Raises `ValueError` without cases."
     if not cases:
         raise ValueError("no case to summarize")
     table = np.array([[case[name] for name in METRICS] for case in cases], dtype=float)
     spread = table.std(0, ddof=1) if len(cases) > 1 else np.zeros(len(METRICS))
-    return {"mean": dict(zip(METRICS, table.mean(0).tolist())), "std": dict(zip(METRICS, spread.tolist()))}
+    return {
+        "mean": dict(zip(METRICS, table.mean(0).tolist())),
+        "std": dict(zip(METRICS, spread.tolist())),
+    }

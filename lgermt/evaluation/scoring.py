@@ -10,29 +10,32 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
-from .sliding_window import sliding_window
-from .metrics import compute_metrics, mean_and_std
-from ..training.distributed import all_gather_objects, rank, world_size
-from ..training.config import TrainConfig
+
 from ..data.volume import Volume
+from .metrics import compute_metrics, mean_and_std
+from .sliding_window import sliding_window
+from ..training.config import TrainConfig
+from ..training.distributed import all_gather_objects, rank, world_size
 from ..utils.cli import tqdm_options
 
 # %% ../../nbs/handbook/scoring.ipynb #4ece927e
 def segment(
-    model: nn.Module,   # the network
+    model: nn.Module,  # the network
     image: np.ndarray,  # (X, Y, Z) float32, normalised as in training
-    config: TrainConfig,     # patch and stride
-) -> np.ndarray:        # (X, Y, Z) uint8 mask
+    config: TrainConfig,  # patch and stride
+) -> np.ndarray:  # (X, Y, Z) uint8 mask
     "Argmax of the sliding window's mean probabilities."
     device = next(model.parameters()).device
-    p = sliding_window(model, torch.from_numpy(np.ascontiguousarray(image)).to(device), config.patch, config.stride)
+    p = sliding_window(
+        model, torch.from_numpy(np.ascontiguousarray(image)).to(device), config.patch, config.stride
+    )
     return p.argmax(0).to(torch.uint8).cpu().numpy()
 
 # %% ../../nbs/handbook/scoring.ipynb #6bd67b2d
 def score_case(
-    volume: Volume,    # with label
+    volume: Volume,  # with label
     mask: np.ndarray,  # (X, Y, Z)
-) -> dict:             # id, the four metrics, and where the spacing is known asd_mm, hd95_mm
+) -> dict:  # id, the four metrics, and where the spacing is known asd_mm, hd95_mm
     "The four metrics of one case in voxels; the distances in mm too where the spacing is known."
     case = {"id": volume.id, **compute_metrics(mask, volume.label)}
     if volume.spacing:
@@ -42,36 +45,46 @@ def score_case(
 
 
 def summarize_cases(
-    cases: list[dict],       # of `score_case`
-    masks: list[np.ndarray], # theirs
-    method: str,             # whose masks they are
-    split: str,              # test, val or the name of a list
-) -> dict:                   # content of metrics.json
+    cases: list[dict],  # of `score_case`
+    masks: list[np.ndarray],  # theirs
+    method: str,  # whose masks they are
+    split: str,  # test, val or the name of a list
+) -> dict:  # content of metrics.json
     "Cases, their mean and spread, and how many predictions were empty."
     empty = sum(not mask.any() for mask in masks)
-    return {"method": method, "split": split, "cases": cases, **mean_and_std(cases), "empty_predictions": empty}
+    return {
+        "method": method,
+        "split": split,
+        "cases": cases,
+        **mean_and_std(cases),
+        "empty_predictions": empty,
+    }
 
 
 def score_masks(
-    masks,                  # yields (Volume with label, (X, Y, Z) mask)
-    method: str,            # whose masks they are
-    split: str,             # test, val or the name of a list
-) -> dict:                  # content of metrics.json
+    masks,  # yields (Volume with label, (X, Y, Z) mask)
+    method: str,  # whose masks they are
+    split: str,  # test, val or the name of a list
+) -> dict:  # content of metrics.json
     "Scores every case."
     scored = [(score_case(volume, mask), mask) for volume, mask in masks]
-    return summarize_cases([case for case, _ in scored], [mask for _, mask in scored], method, split)
+    return summarize_cases(
+        [case for case, _ in scored], [mask for _, mask in scored], method, split
+    )
 
 # %% ../../nbs/handbook/scoring.ipynb #958ef128
 def score_network(
-    model: nn.Module,        # the network
-    volumes: list[Volume],   # annotated scans
-    config: TrainConfig,          # method, patch and stride
-    split: str,              # test, val or the name of a list
-    progress: bool = True,   # whether to show a bar
+    model: nn.Module,  # the network
+    volumes: list[Volume],  # annotated scans
+    config: TrainConfig,  # method, patch and stride
+    split: str,  # test, val or the name of a list
+    progress: bool = True,  # whether to show a bar
 ) -> tuple[dict, list[np.ndarray]]:  # content of metrics.json; the masks
     "Segments and scores every scan: no post-processing, no test-time augmentation."
     mine = {}
-    for i in tqdm(range(rank(), len(volumes), world_size()), "scoring", unit="scan", **tqdm_options(progress)):
+    for i in tqdm(
+        range(rank(), len(volumes), world_size()), "scoring", unit="scan", **tqdm_options(progress)
+    ):
         mask = segment(model, volumes[i].image, config)
         mine[i] = score_case(volumes[i], mask), mask
     shares = all_gather_objects(mine)
@@ -81,11 +94,13 @@ def score_network(
 # %% ../../nbs/handbook/scoring.ipynb #43f49773
 def format_scores(
     metrics: dict,  # content of metrics.json
-) -> str:           # lines for the terminal
+) -> str:  # lines for the terminal
     "Dice and Jaccard in percent, distances in voxels, columns in the paper's order."
     width = max(8, *(len(case["id"]) + 2 for case in metrics["cases"]))
+
     def line(name, values):
         return f"{name:<{width}}{100 * values['dice']:>10.2f}{100 * values['jaccard']:>13.2f}{values['asd']:>13.2f}{values['hd95']:>14.2f}"
+
     head = f"{metrics['split']:<{width}}{'Dice [%]':>10}{'Jaccard [%]':>13}{'ASD [voxel]':>13}{'95HD [voxel]':>14}"
     rows = [line(case["id"], case) for case in metrics["cases"]]
     return "\n".join([head, *rows, line("mean", metrics["mean"]), line("std", metrics["std"])])
@@ -93,7 +108,7 @@ def format_scores(
 # %% ../../nbs/handbook/scoring.ipynb #75b4732e
 def median_case(
     cases: list[dict],  # of metrics.json
-) -> int:               # its place in the list
+) -> int:  # its place in the list
     "The case in the middle by Dice; of two in the middle the better one."
     order = sorted(range(len(cases)), key=lambda i: cases[i]["dice"])
     return order[len(order) // 2]

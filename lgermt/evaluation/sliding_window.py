@@ -7,30 +7,32 @@ __all__ = ['window_starts', 'window_counts', 'eval_mode', 'fuse_batch_norm', 'sl
 
 # %% ../../nbs/06_results/01_sliding_window.ipynb #05c36980
 import itertools
+import math
 from contextlib import contextmanager
 from copy import deepcopy
+
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
 from ..data.patches import pad_to
-import math
-import torch
 
 # %% ../../nbs/06_results/01_sliding_window.ipynb #d1c0006a
 def window_starts(
-    side: int,    # voxels of the scan along one axis
+    side: int,  # voxels of the scan along one axis
     window: int,  # voxels of the window along that axis
     stride: int,  # voxels between windows
-) -> list[int]:   # first voxel of every window; [0] when the scan is no longer than the window
+) -> list[int]:  # first voxel of every window; [0] when the scan is no longer than the window
     "Starts of the windows along one axis; the last window is flush with the border."
     steps = math.ceil(max(side - window, 0) / stride) + 1
     return [min(stride * i, max(side - window, 0)) for i in range(steps)]
 
 # %% ../../nbs/06_results/01_sliding_window.ipynb #423f06ef
 def window_counts(
-    shape: tuple,   # X, Y, Z of the scan
-    patch: tuple,   # window
+    shape: tuple,  # X, Y, Z of the scan
+    patch: tuple,  # window
     stride: tuple,  # voxels between windows along each axis
-) -> Tensor:        # (X, Y, Z) float32 whole numbers, 1 or more where stride <= patch
+) -> Tensor:  # (X, Y, Z) float32 whole numbers, 1 or more where stride <= patch
     "|W_v|: the number of windows that cover each voxel."
     lines = []
     for side, window, step in zip(shape, patch, stride):
@@ -57,18 +59,25 @@ def eval_mode(
 # %% ../../nbs/06_results/01_sliding_window.ipynb #99c98c18
 def fuse_batch_norm(
     model: nn.Module,  # a network in evaluation mode
-) -> nn.Module:        # the same function of its input; `model` itself where there is nothing to merge
+) -> nn.Module:  # the same function of its input; `model` itself where there is nothing to merge
     "A copy whose batch normalisations are part of the convolutions before them, wherever an `nn.Sequential` holds the two in a row."
-    pairs = [(name, i) for name, block in model.named_modules() if isinstance(block, nn.Sequential)
-             for i, (layer, norm) in enumerate(itertools.pairwise(block))
-             if isinstance(layer, (nn.Conv3d, nn.ConvTranspose3d)) and isinstance(norm, nn.BatchNorm3d) and norm.track_running_stats]
+    pairs = [
+        (name, i)
+        for name, block in model.named_modules()
+        if isinstance(block, nn.Sequential)
+        for i, (layer, norm) in enumerate(itertools.pairwise(block))
+        if isinstance(layer, (nn.Conv3d, nn.ConvTranspose3d))
+        and isinstance(norm, nn.BatchNorm3d)
+        and norm.track_running_stats
+    ]
     model = deepcopy(model) if pairs else model
     for name, i in pairs:
         block = model.get_submodule(name)
-        block[i] = fuse_conv_bn_eval(block[i], block[i + 1], transpose=isinstance(block[i], nn.ConvTranspose3d))
+        block[i] = fuse_conv_bn_eval(
+            block[i], block[i + 1], transpose=isinstance(block[i], nn.ConvTranspose3d)
+        )
         block[i + 1] = nn.Identity()
     return model
-
 
 # %% ../../nbs/06_results/01_sliding_window.ipynb #b0b087b1
 def _check_arguments(image, patch, stride, batch_size):
@@ -76,18 +85,24 @@ def _check_arguments(image, patch, stride, batch_size):
     if image.dim() != 3:
         raise ValueError(f"image has shape {tuple(image.shape)}; a scan has three sides")
     if not all(1 <= s <= k for s, k in zip(stride, patch, strict=True)):
-        raise ValueError(f"stride {tuple(stride)}: choose 1 to the window's side {tuple(patch)}, or voxels stay uncovered")
+        raise ValueError(
+            f"stride {tuple(stride)}: choose 1 to the window's side {tuple(patch)}, or voxels stay uncovered"
+        )
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: choose 1 or more")
 
 
 def sliding_window(
-    model: nn.Module,                # network: (B, 1, X, Y, Z) to logits (B, C, X, Y, Z)
-    image: Tensor,                   # (X, Y, Z) scan, any size
-    patch: tuple = (112, 112, 80),   # window, sides that the network takes
-    stride: tuple = (18, 18, 4),     # voxels between windows along each axis, at most the window's sides
-    batch_size: int = 4,             # windows a forward pass, at most
-) -> Tensor:                         # (C, X, Y, Z) float32 mean probabilities on the network's device
+    model: nn.Module,  # network: (B, 1, X, Y, Z) to logits (B, C, X, Y, Z)
+    image: Tensor,  # (X, Y, Z) scan, any size
+    patch: tuple = (112, 112, 80),  # window, sides that the network takes
+    stride: tuple = (
+        18,
+        18,
+        4,
+    ),  # voxels between windows along each axis, at most the window's sides
+    batch_size: int = 4,  # windows a forward pass, at most
+) -> Tensor:  # (C, X, Y, Z) float32 mean probabilities on the network's device
     "P_v: mean softmax of all windows that cover a voxel, with equal weights. Raises `ValueError` for windows that do not fit together."
     image = torch.as_tensor(image)
     _check_arguments(image, patch, stride, batch_size)
@@ -98,8 +113,8 @@ def sliding_window(
         corners = list(itertools.product(*map(window_starts, padded.shape, patch, stride)))
         boxes = [tuple(slice(c, c + k) for c, k in zip(corner, patch)) for corner in corners]
         passes, total = math.ceil(len(boxes) / batch_size), None
-        for i in range(passes):                                        # equal shares: 9 windows by 4 are 3 + 3 + 3
-            share = boxes[i * len(boxes) // passes:(i + 1) * len(boxes) // passes]
+        for i in range(passes):  # equal shares: 9 windows by 4 are 3 + 3 + 3
+            share = boxes[i * len(boxes) // passes : (i + 1) * len(boxes) // passes]
             p = network(torch.stack([padded[box] for box in share])[:, None]).float().softmax(1)
             total = p.new_zeros(p.shape[1], *padded.shape) if total is None else total
             for box, window in zip(share, p):
@@ -110,8 +125,8 @@ def sliding_window(
 # %% ../../nbs/06_results/01_sliding_window.ipynb #48443230
 def predict_whole_volume(
     model: nn.Module,  # network: (B, 1, X, Y, Z) to logits (B, C, X, Y, Z)
-    image: Tensor,     # (X, Y, Z) scan, small enough for one forward pass
-) -> Tensor:           # (C, X, Y, Z) float32 probabilities on the network's device
+    image: Tensor,  # (X, Y, Z) scan, small enough for one forward pass
+) -> Tensor:  # (C, X, Y, Z) float32 probabilities on the network's device
     "One forward pass over the whole scan, padded with zeros to multiples of 16. Raises `ValueError` unless the scan has three sides."
     image = torch.as_tensor(image)
     sides = tuple(16 * math.ceil(side / 16) for side in image.shape)

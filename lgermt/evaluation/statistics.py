@@ -10,19 +10,23 @@ __all__ = ['REFERENCE_METHOD', 'PAPER_RESULTS', 'TABLE_HEADINGS', 'METRIC_AXES',
 # %% ../../nbs/handbook/statistics.ipynb #0b04939d
 import json
 from pathlib import Path
+
 import numpy as np
 from scipy.stats import rankdata, wilcoxon
-from ..training.methods import METHODS
+
 from .metrics import METRICS
+from ..training.methods import METHODS
 
 # %% ../../nbs/handbook/statistics.ipynb #e31ade75
 REFERENCE_METHOD = "lg-er-mt"
 
 
 def wilcoxon_test(
-    ours: dict,    # scan ID to Dice
+    ours: dict,  # scan ID to Dice
     theirs: dict,  # scan ID to Dice of the reference
-) -> dict:         # scans, difference (mean, ours - theirs), p, effect (1: the reference wins on every scan)
+) -> (
+    dict
+):  # scans, difference (mean, ours - theirs), p, effect (1: the reference wins on every scan)
     "Wilcoxon's signed-rank test on the scans both have, with the rank-biserial correlation."
     d = np.array([ours[case] - theirs[case] for case in ours if case in theirs])
     moved = d[d != 0]
@@ -30,22 +34,30 @@ def wilcoxon_test(
         return {"scans": d.size, "difference": 0.0, "p": 1.0, "effect": 0.0}
     ranks = rankdata(np.abs(moved))
     effect = (ranks[moved < 0].sum() - ranks[moved > 0].sum()) / ranks.sum()
-    return {"scans": d.size, "difference": float(d.mean()), "p": float(wilcoxon(moved).pvalue), "effect": float(effect)}
+    return {
+        "scans": d.size,
+        "difference": float(d.mean()),
+        "p": float(wilcoxon(moved).pvalue),
+        "effect": float(effect),
+    }
 
 # %% ../../nbs/handbook/statistics.ipynb #f4a511f7
 def read_results(
     folder: Path,  # results of a comparison, one JSON a run
-) -> list[dict]:   # in the order of the paper's table, then by annotation count and seed
+) -> list[dict]:  # in the order of the paper's table, then by annotation count and seed
     "All runs of a comparison."
     results = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*_*_*.json"))]
     order = list(METHODS)
-    return sorted(results, key=lambda r: (r["settings"]["labeled"], order.index(r["method"]), r["settings"]["seed"]))
+    return sorted(
+        results,
+        key=lambda r: (r["settings"]["labeled"], order.index(r["method"]), r["settings"]["seed"]),
+    )
 
 
 def scores_per_case(
-    runs: list[dict],       # of one method and annotation count
+    runs: list[dict],  # of one method and annotation count
     metric: str = "dice",
-) -> dict:                  # scan ID to score, averaged over the seeds
+) -> dict:  # scan ID to score, averaged over the seeds
     "y_i: the scores of every scan, seeds averaged."
     ids = [case["id"] for case in runs[0]["cases"]]
     scores = [{case["id"]: case[metric] for case in r["cases"]} for r in runs]
@@ -54,7 +66,7 @@ def scores_per_case(
 
 def summarize_runs(
     results: list[dict],  # of `read_results`
-) -> list[dict]:          # one row for each method and annotation count
+) -> list[dict]:  # one row for each method and annotation count
     "Mean and standard deviation over seeds, scores per scan, test against LG-ER-MT with the same annotations."
     groups = {}
     for result in results:
@@ -63,9 +75,16 @@ def summarize_runs(
     for (labeled, method), runs in groups.items():
         table = np.array([[r["mean"][name] for name in METRICS] for r in runs])
         spread = table.std(0, ddof=1).tolist() if len(runs) > 1 else [None] * len(METRICS)
-        row = {"method": method, "scans": runs[0]["scans"], "seeds": [r["settings"]["seed"] for r in runs],
-               "mean": dict(zip(METRICS, table.mean(0).tolist())), "std": dict(zip(METRICS, spread)), "cases": {m: scores_per_case(runs, m) for m in METRICS},
-               "parameters": runs[0]["parameters"], "seconds": float(np.mean([r["seconds"] for r in runs]))}
+        row = {
+            "method": method,
+            "scans": runs[0]["scans"],
+            "seeds": [r["settings"]["seed"] for r in runs],
+            "mean": dict(zip(METRICS, table.mean(0).tolist())),
+            "std": dict(zip(METRICS, spread)),
+            "cases": {m: scores_per_case(runs, m) for m in METRICS},
+            "parameters": runs[0]["parameters"],
+            "seconds": float(np.mean([r["seconds"] for r in runs])),
+        }
         reference = groups.get((labeled, REFERENCE_METHOD))
         if reference and method != REFERENCE_METHOD:
             row["test"] = wilcoxon_test(row["cases"]["dice"], scores_per_case(reference))
@@ -74,61 +93,119 @@ def summarize_runs(
 
 # %% ../../nbs/handbook/statistics.ipynb #b7a39e70
 PAPER_RESULTS = {  # Hang et al. 2020, Tables 1 and 2: Dice and Jaccard in %, ASD and 95HD in voxels; by method and annotated scans
-    ("vnet", 80): (91.14, 83.82, 1.52, 5.75), ("vnet", 16): (86.03, 76.06, 3.51, 14.26), ("asdnet", 16): (87.90, 78.85, 2.08, 9.24),
-    ("tcse", 16): (88.15, 79.20, 2.44, 9.57), ("mt", 16): (88.12, 79.03, 2.65, 10.92), ("mt-dice", 16): (88.32, 79.37, 2.76, 10.50),
-    ("ua-mt", 16): (88.88, 80.21, 2.26, 7.32), ("lg-er-mt", 16): (89.62, 81.31, 2.06, 7.16), ("ua-mt", 8): (84.25, 73.48, 3.36, 13.84),
-    ("lg-er-mt", 8): (85.54, 75.12, 3.77, 13.29), ("ua-mt", 24): (90.16, 82.18, 2.73, 8.9), ("lg-er-mt", 24): (90.33, 82.42, 2.06, 6.92),
+    ("vnet", 80): (91.14, 83.82, 1.52, 5.75),
+    ("vnet", 16): (86.03, 76.06, 3.51, 14.26),
+    ("asdnet", 16): (87.90, 78.85, 2.08, 9.24),
+    ("tcse", 16): (88.15, 79.20, 2.44, 9.57),
+    ("mt", 16): (88.12, 79.03, 2.65, 10.92),
+    ("mt-dice", 16): (88.32, 79.37, 2.76, 10.50),
+    ("ua-mt", 16): (88.88, 80.21, 2.26, 7.32),
+    ("lg-er-mt", 16): (89.62, 81.31, 2.06, 7.16),
+    ("ua-mt", 8): (84.25, 73.48, 3.36, 13.84),
+    ("lg-er-mt", 8): (85.54, 75.12, 3.77, 13.29),
+    ("ua-mt", 24): (90.16, 82.18, 2.73, 8.9),
+    ("lg-er-mt", 24): (90.33, 82.42, 2.06, 6.92),
 }
-TABLE_HEADINGS = ("Method", "Annotated", "Unannotated", "Dice [%]", "Jaccard [%]", "ASD [voxel]", "95HD [voxel]", "p", "effect", "min", "printed in the paper, on other data")
+TABLE_HEADINGS = (
+    "Method",
+    "Annotated",
+    "Unannotated",
+    "Dice [%]",
+    "Jaccard [%]",
+    "ASD [voxel]",
+    "95HD [voxel]",
+    "p",
+    "effect",
+    "min",
+    "printed in the paper, on other data",
+)
 
 
-METRIC_AXES = {"dice": (100, "Dice (%)"), "jaccard": (100, "Jaccard (%)"), "asd": (1, "ASD (voxel)"), "hd95": (1, "95HD (voxel)")}  # factor and title of every metric
+METRIC_AXES = {
+    "dice": (100, "Dice (%)"),
+    "jaccard": (100, "Jaccard (%)"),
+    "asd": (1, "ASD (voxel)"),
+    "hd95": (1, "95HD (voxel)"),
+}  # factor and title of every metric
 
 
 def table_cells(
-    row: dict,            # of `summarize_runs`
-    between: str = " ± ", # between mean and standard deviation
-) -> list[str]:           # one text for each of HEADINGS
+    row: dict,  # of `summarize_runs`
+    between: str = " ± ",  # between mean and standard deviation
+) -> list[str]:  # one text for each of HEADINGS
     "A row as the tables print it."
+
     def number(name):
         mean, std = (v and v * METRIC_AXES[name][0] for v in (row["mean"][name], row["std"][name]))
         return f"{mean:.2f}" + ("" if std is None else f"{between}{std:.2f}")
+
     test = row.get("test")
     tested = [f"{test['p']:.3f}", f"{test['effect']:+.2f}"] if test else ["", ""]
     printed = PAPER_RESULTS.get((row["method"], row["scans"]["annotated"]))
-    return [METHODS[row["method"]].title, str(row["scans"]["annotated"]), str(row["scans"]["unannotated"]), *map(number, METRICS), *tested,
-            f"{row['seconds'] / 60:.0f}", " / ".join(map(str, printed)) if printed else ""]
+    return [
+        METHODS[row["method"]].title,
+        str(row["scans"]["annotated"]),
+        str(row["scans"]["unannotated"]),
+        *map(number, METRICS),
+        *tested,
+        f"{row['seconds'] / 60:.0f}",
+        " / ".join(map(str, printed)) if printed else "",
+    ]
 
 
 def describe_protocol(
     results: list[dict],  # of `read_results`
-) -> str:                 # some sentences
+) -> str:  # some sentences
     "What a reader has to know to judge the table."
     s, seeds = results[0]["settings"], sorted({r["settings"]["seed"] for r in results})
     patch = " x ".join(map(str, s["patch"]))
     machines = sorted({v["gpu"] or v["processor"] for r in results if (v := r.get("versions"))})
-    return (f"Data: {results[0]['scans']['scored']} scans of {Path(s['data']).name} ({results[0]['split']}), cropped as they were given; the published atrium files are cropped "
-            f"around the annotation. Patch {patch}, {s['base_channels']} base channels, {s['iterations']} iterations. Protocol: last iteration, student, no post-processing. "
-            f"Seeds {' '.join(map(str, seeds))}: mean ± standard deviation over seeds. p and effect: Wilcoxon's signed-rank test of each scan's Dice against LG-ER-MT "
-            f"with the same annotations; effect 1: LG-ER-MT better on every scan. min: minutes of training{', on ' + ' or '.join(machines) if machines else ''}.")
+    return (
+        f"Data: {results[0]['scans']['scored']} scans of {Path(s['data']).name} ({results[0]['split']}), cropped as they were given; the published atrium files are cropped "
+        f"around the annotation. Patch {patch}, {s['base_channels']} base channels, {s['iterations']} iterations. Protocol: last iteration, student, no post-processing. "
+        f"Seeds {' '.join(map(str, seeds))}: mean ± standard deviation over seeds. p and effect: Wilcoxon's signed-rank test of each scan's Dice against LG-ER-MT "
+        f"with the same annotations; effect 1: LG-ER-MT better on every scan. min: minutes of training{', on ' + ' or '.join(machines) if machines else ''}."
+    )
 
 # %% ../../nbs/handbook/statistics.ipynb #d1308d05
 def markdown_table(
     results: list[dict],  # of `read_results`
 ) -> str:
     "The comparison in the layout of the paper's Tables 1 and 2, with its protocol."
-    rows = [TABLE_HEADINGS, ["---"] * 3 + ["---:"] * 7 + ["---"], *map(table_cells, summarize_runs(results))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + f"\n\n{describe_protocol(results)}\n"
+    rows = [
+        TABLE_HEADINGS,
+        ["---"] * 3 + ["---:"] * 7 + ["---"],
+        *map(table_cells, summarize_runs(results)),
+    ]
+    return (
+        "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        + f"\n\n{describe_protocol(results)}\n"
+    )
 
 
 def latex_table(
     results: list[dict],  # of `read_results`
-) -> str:                 # needs the package booktabs
+) -> str:  # needs the package booktabs
     "The same in LaTeX."
     escape = lambda text: text.replace("%", r"\%").replace("±", r"$\pm$")
-    body = [" & ".join(map(escape, table_cells(row, r" $\pm$ "))) + r" \\" for row in summarize_runs(results)]
+    body = [
+        " & ".join(map(escape, table_cells(row, r" $\pm$ "))) + r" \\"
+        for row in summarize_runs(results)
+    ]
     head = " & ".join(map(escape, TABLE_HEADINGS)) + r" \\"
-    return "\n".join([rf"% {describe_protocol(results)}", r"\begin{tabular}{lrrrrrrrrrl}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
+    return "\n".join(
+        [
+            rf"% {describe_protocol(results)}",
+            r"\begin{tabular}{lrrrrrrrrrl}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
 
 # %% ../../nbs/handbook/statistics.ipynb #6c7c7284
 ABLATION_METHODS = ("er-mt", "l-er-mt", "g-er-mt", "lg-er-mt")

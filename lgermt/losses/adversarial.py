@@ -7,10 +7,10 @@ __all__ = ['ConfidenceNetwork', 'discriminator_bce_loss', 'one_hot_encode', 'adv
            'pseudo_label_loss', 'match_confidence']
 
 # %% ../../nbs/07_rivals/03_adversarial.ipynb #df539397
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-import torch
 
 # %% ../../nbs/07_rivals/03_adversarial.ipynb #db208247
 class ConfidenceNetwork(nn.Module):
@@ -18,15 +18,24 @@ class ConfidenceNetwork(nn.Module):
 
     def __init__(
         self,
-        in_channels: int = 2,     # channels of the map: classes
+        in_channels: int = 2,  # channels of the map: classes
         base_channels: int = 16,  # features at half resolution; twice as many at a quarter
-        momentum: float = 0.99,     # share of the running Dice that stays at each update
-        min_threshold: float = 0.2,       # least threshold
+        momentum: float = 0.99,  # share of the running Dice that stays at each update
+        min_threshold: float = 0.2,  # least threshold
     ):
         super().__init__()
-        self.momentum, self.min_threshold, fine, coarse = momentum, min_threshold, base_channels, 2 * base_channels
-        self.down = nn.ModuleList([nn.Conv3d(in_channels, fine, 4, 2, 1), nn.Conv3d(fine, coarse, 4, 2, 1)])
-        self.up = nn.ModuleList([nn.ConvTranspose3d(coarse, fine, 2, 2), nn.ConvTranspose3d(fine, 1, 2, 2)])
+        self.momentum, self.min_threshold, fine, coarse = (
+            momentum,
+            min_threshold,
+            base_channels,
+            2 * base_channels,
+        )
+        self.down = nn.ModuleList(
+            [nn.Conv3d(in_channels, fine, 4, 2, 1), nn.Conv3d(fine, coarse, 4, 2, 1)]
+        )
+        self.up = nn.ModuleList(
+            [nn.ConvTranspose3d(coarse, fine, 2, 2), nn.ConvTranspose3d(fine, 1, 2, 2)]
+        )
         with torch.no_grad():
             for layer in self.up:  # the eight places of a block start alike, else the map has teeth
                 layer.weight.copy_(layer.weight[..., :1, :1, :1].expand_as(layer.weight))
@@ -45,7 +54,9 @@ class ConfidenceNetwork(nn.Module):
         return (1 - self.running_dice).clamp_min(self.min_threshold)
 
     @torch.no_grad()
-    def update_running_dice(self, p: Tensor, labels: Tensor) -> None:  # (L, C, X, Y, Z) and (L, X, Y, Z) of annotated patches
+    def update_running_dice(
+        self, p: Tensor, labels: Tensor
+    ) -> None:  # (L, C, X, Y, Z) and (L, X, Y, Z) of annotated patches
         "Moves the running Dice a little towards that of these predictions."
         mask, truth = p.argmax(1) == 1, labels == 1
         dice = (2 * (mask & truth).sum() + 1e-5) / (mask.sum() + truth.sum() + 1e-5)
@@ -54,25 +65,27 @@ class ConfidenceNetwork(nn.Module):
 # %% ../../nbs/07_rivals/03_adversarial.ipynb #48eede59
 def discriminator_bce_loss(
     network: nn.Module,  # D: maps (B, C, X, Y, Z) to logits (B, X, Y, Z); learns
-    p: Tensor,           # (L, C, X, Y, Z) student's probabilities on annotated patches; gets no gradient
-    real: Tensor,       # same shape: the expert's mask as probabilities
-) -> Tensor:             # 0-d float32, ln 2 for a judge who cannot tell
+    p: Tensor,  # (L, C, X, Y, Z) student's probabilities on annotated patches; gets no gradient
+    real: Tensor,  # same shape: the expert's mask as probabilities
+) -> Tensor:  # 0-d float32, ln 2 for a judge who cannot tell
     "L_D of ASDNet: binary cross-entropy, masks are 1 and predictions 0."
-    return 0.5 * (F.softplus(-network(real.float())).mean() + F.softplus(network(p.detach().float())).mean())
+    return 0.5 * (
+        F.softplus(-network(real.float())).mean() + F.softplus(network(p.detach().float())).mean()
+    )
 
 
 def one_hot_encode(
-    labels: Tensor,     # (L, X, Y, Z) int64
-    classes: int = 2,   # C
-) -> Tensor:            # (L, C, X, Y, Z) float32, 0 and 1
+    labels: Tensor,  # (L, X, Y, Z) int64
+    classes: int = 2,  # C
+) -> Tensor:  # (L, C, X, Y, Z) float32, 0 and 1
     "The expert's mask as probabilities."
     return F.one_hot(labels, classes).movedim(-1, 1).float()
 
 # %% ../../nbs/07_rivals/03_adversarial.ipynb #28384b28
 def adversarial_loss(
     network: nn.Module,  # D, a fixed function here: its weights get no gradient
-    p: Tensor,           # (B, C, X, Y, Z) student's probabilities, annotated or not
-) -> Tensor:             # 0-d float32
+    p: Tensor,  # (B, C, X, Y, Z) student's probabilities, annotated or not
+) -> Tensor:  # 0-d float32
     "L_A of ASDNet: -ln D(p), small where the judge takes the prediction for an expert's."
     fixed = {name: weight.detach() for name, weight in network.named_parameters()}
     return F.softplus(-functional_call(network, fixed, (p.float(),))).mean()
@@ -81,17 +94,17 @@ def adversarial_loss(
 @torch.no_grad()
 def confidence_map(
     network: nn.Module,  # D
-    p: Tensor,           # (B, C, X, Y, Z) student's probabilities
-) -> Tensor:             # (B, X, Y, Z), 0 to 1, without gradient
+    p: Tensor,  # (B, C, X, Y, Z) student's probabilities
+) -> Tensor:  # (B, X, Y, Z), 0 to 1, without gradient
     "D(p): how much each voxel looks as if an expert had drawn it."
     return network(p.float()).sigmoid()
 
 
 def pseudo_label_loss(
-    logits: Tensor,      # (B, C, X, Y, Z) student's, on unannotated patches
+    logits: Tensor,  # (B, C, X, Y, Z) student's, on unannotated patches
     confidence: Tensor,  # (B, X, Y, Z) confidence map, 0 to 1; gets no gradient
-    threshold: Tensor,   # gamma, 0 to 1: a 0-d tensor or a number
-) -> Tensor:             # 0-d float32; 0 where no voxel is believed
+    threshold: Tensor,  # gamma, 0 to 1: a 0-d tensor or a number
+) -> Tensor:  # 0-d float32; 0 where no voxel is believed
     "L_P of ASDNet: cross-entropy with the student's own mask, mean over the voxels above the threshold."
     believed = (confidence.detach() > threshold).float()
     each = F.cross_entropy(logits.float(), logits.argmax(1), reduction="none")
@@ -99,9 +112,9 @@ def pseudo_label_loss(
 
 # %% ../../nbs/07_rivals/03_adversarial.ipynb #b02c2a98
 def match_confidence(
-    p: Tensor,       # (L, C, X, Y, Z) student's probabilities on annotated patches
+    p: Tensor,  # (L, C, X, Y, Z) student's probabilities on annotated patches
     labels: Tensor,  # (L, X, Y, Z) int64
-) -> Tensor:         # (L, C, X, Y, Z) the expert's choice, as sure as the student; without gradient
+) -> Tensor:  # (L, C, X, Y, Z) the expert's choice, as sure as the student; without gradient
     "The expert's map for a judge who is not to go by certainty: p with the values of its favourite and of the right class exchanged."
     p, right = p.detach().float(), labels[:, None]
     top, favourite = p.max(1, keepdim=True)

@@ -7,23 +7,26 @@ __all__ = ['unit_vectors', 'gram', 'affinity_map', 'affinity_loss', 'sample_bloc
            'local_structure_loss']
 
 # %% ../../nbs/04_structure/02_affinity.ipynb #31dcdd40
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-import math
 
 # %% ../../nbs/04_structure/02_affinity.ipynb #944b391f
 def unit_vectors(
     p: Tensor,  # (B, C, ...) probabilities
-) -> Tensor:    # (B, C, M) columns of length 1, M voxels
+) -> Tensor:  # (B, C, M) columns of length 1, M voxels
     "Every voxel's probability vector divided by its length."
     p = p.float().flatten(2)
-    return p * p.square().sum(1, keepdim=True).clamp_min(1e-24).rsqrt()  # a column of zeros stays one
+    return (
+        p * p.square().sum(1, keepdim=True).clamp_min(1e-24).rsqrt()
+    )  # a column of zeros stays one
 
 
 def gram(
-    x: Tensor,   # (B, R, M) float32, R numbers for each of M voxels
-) -> Tensor:     # (B, R, R) float32, also under autocast
+    x: Tensor,  # (B, R, M) float32, R numbers for each of M voxels
+) -> Tensor:  # (B, R, R) float32, also under autocast
     "x x', piece by piece: products over 4096 voxels at most, then torch's pairwise sum, which keeps the digits."
     size = min(x.shape[-1], 4096)
     if rest := -x.shape[-1] % size:
@@ -35,7 +38,7 @@ def gram(
 
 def affinity_map(
     p: Tensor,  # (B, C, x, y, z) probabilities of a small block of M voxels
-) -> Tensor:    # (B, M, M) cosine similarities, 0 to 1
+) -> Tensor:  # (B, M, M) cosine similarities, 0 to 1
     "a_kl of Eq. 3 for all pairs of voxels: M^2 numbers, for looking at."
     u = unit_vectors(p)
     with torch.autocast(u.device.type, enabled=False):
@@ -45,60 +48,72 @@ def affinity_map(
 def affinity_loss(
     p_s: Tensor,  # (B, C, x, y, z) student's probabilities, every patch one block
     p_t: Tensor,  # same shape, teacher's; gets no gradient
-) -> Tensor:      # 0-d float32, 0 to 1
+) -> Tensor:  # 0-d float32, 0 to 1
     "Eq. 3 without its square, exact, O(M C^2): 1/2 (tr(DD' PP') + tr((PD')^2)) / M^2 with D = S - T, P = S + T."
     s, t = unit_vectors(p_s), unit_vectors(p_t.detach())
     classes, voxels = s.shape[1:]
     signs = torch.linspace(-1, 1, 2, device=s.device).view(2, 1, 1)
-    d_on_p = torch.addcmul(s[:, None], t[:, None], signs).flatten(1, 2)   # s - t, then s + t, in one walk
-    above, below = gram(d_on_p).split(classes, 1)                         # DD' and DP' above, PD' and PP' below
+    d_on_p = torch.addcmul(s[:, None], t[:, None], signs).flatten(
+        1, 2
+    )  # s - t, then s + t, in one walk
+    above, below = gram(d_on_p).split(classes, 1)  # DD' and DP' above, PD' and PP' below
     dd, (pd, pp) = above[..., :classes], below.split(classes, 2)
     return 0.5 * ((dd * pp).sum((1, 2)) + (pd * pd.mT).sum((1, 2))).mean() / voxels**2
 
 # %% ../../nbs/04_structure/02_affinity.ipynb #d8e23e3f
 def sample_block_corners(
-    sides: tuple,            # X, Y, Z of the patch
-    size: int = 16,          # side of a block
-    blocks: int = 4,         # how many; a lattice has 4
+    sides: tuple,  # X, Y, Z of the patch
+    size: int = 16,  # side of a block
+    blocks: int = 4,  # how many; a lattice has 4
     generator: torch.Generator | None = None,  # CPU generator; None takes torch's own
     sampling: str = "grid",  # "grid": any distinct tiles; "lattice": 2 x 2 x 1 tiles, as the released code
-) -> list[tuple]:            # corners (x, y, z)
+) -> list[tuple]:  # corners (x, y, z)
     "Corners of `blocks` different tiles of the patch (Fig. 2). Raises `ValueError` when there are too few, and for a lattice of other than 4."
     if size < 1 or blocks < 1:
         raise ValueError(f"size and blocks must be 1 or more, not {size} and {blocks}")
     tiles = [side // size for side in sides]
     if math.prod(tiles) < blocks:
-        raise ValueError(f"a patch of {tuple(sides)} holds {tiles[0]} x {tiles[1]} x {tiles[2]} blocks of {size}, fewer than {blocks}")
+        raise ValueError(
+            f"a patch of {tuple(sides)} holds {tiles[0]} x {tiles[1]} x {tiles[2]} blocks of {size}, fewer than {blocks}"
+        )
     if sampling == "lattice":
         if blocks != 4 or min(tiles[:2]) < 2:
-            raise ValueError(f"a lattice is 2 x 2 x 1 = 4 blocks: not {blocks} from {tiles[0]} x {tiles[1]} x {tiles[2]} tiles; use sampling='grid'")
-        xs, ys, zs = (torch.randperm(n, generator=generator)[:k].tolist() for n, k in zip(tiles, (2, 2, 1)))
+            raise ValueError(
+                f"a lattice is 2 x 2 x 1 = 4 blocks: not {blocks} from {tiles[0]} x {tiles[1]} x {tiles[2]} tiles; use sampling='grid'"
+            )
+        xs, ys, zs = (
+            torch.randperm(n, generator=generator)[:k].tolist() for n, k in zip(tiles, (2, 2, 1))
+        )
         chosen = [(x, y, z) for x in xs for y in ys for z in zs]
     elif sampling == "grid":
-        numbers = torch.randperm(tiles[0] * tiles[1] * tiles[2], generator=generator)[:blocks].tolist()
-        chosen = [(n // (tiles[1] * tiles[2]), n // tiles[2] % tiles[1], n % tiles[2]) for n in numbers]
+        numbers = torch.randperm(tiles[0] * tiles[1] * tiles[2], generator=generator)[
+            :blocks
+        ].tolist()
+        chosen = [
+            (n // (tiles[1] * tiles[2]), n // tiles[2] % tiles[1], n % tiles[2]) for n in numbers
+        ]
     else:
         raise ValueError(f"sampling must be 'grid' or 'lattice', not {sampling!r}")
     return [tuple(size * i for i in tile) for tile in chosen]
 
 # %% ../../nbs/04_structure/02_affinity.ipynb #57b5bf32
 def extract_blocks(
-    p: Tensor,             # (B, C, X, Y, Z)
+    p: Tensor,  # (B, C, X, Y, Z)
     corners: list[tuple],  # N corners
-    size: int,             # side of a block
-) -> Tensor:               # (N*B, C, size, size, size)
+    size: int,  # side of a block
+) -> Tensor:  # (N*B, C, size, size, size)
     "The blocks at `corners`, cut out of every patch."
-    return torch.cat([p[:, :, x:x + size, y:y + size, z:z + size] for x, y, z in corners])
+    return torch.cat([p[:, :, x : x + size, y : y + size, z : z + size] for x, y, z in corners])
 
 
 def local_structure_loss(
-    p_s: Tensor,             # (B, C, X, Y, Z) student's probabilities
-    p_t: Tensor,             # same shape, teacher's; gets no gradient
-    size: int | None = 16,   # side of a block in voxels; None: the whole patch is one block
-    blocks: int = 4,         # number of blocks
+    p_s: Tensor,  # (B, C, X, Y, Z) student's probabilities
+    p_t: Tensor,  # same shape, teacher's; gets no gradient
+    size: int | None = 16,  # side of a block in voxels; None: the whole patch is one block
+    blocks: int = 4,  # number of blocks
     generator: torch.Generator | None = None,  # CPU generator; None takes torch's own
     sampling: str = "grid",  # how blocks are drawn, see `sample_block_corners`
-) -> Tensor:                 # 0-d float32, 0 to 1
+) -> Tensor:  # 0-d float32, 0 to 1
     "Eq. 3, averaged over blocks drawn at the same places for both networks and all patches."
     if size is None:
         return affinity_loss(p_s, p_t)

@@ -13,16 +13,16 @@ from torch.nn import functional as F
 def mse_consistency(
     p_s: Tensor,  # (B, C, X, Y, Z) student's probabilities, 0 to 1, any float type
     p_t: Tensor,  # same shape, teacher's; gets no gradient
-) -> Tensor:      # 0-d float32, 0 to 1
+) -> Tensor:  # 0-d float32, 0 to 1
     "L_C of Eq. 2: mean over patches, classes and voxels of the squared difference."
     return F.mse_loss(p_s.float(), p_t.detach().float())
 
 # %% ../../nbs/03_mean_teacher/02_consistency.ipynb #2a5dfd2f
 def dice_consistency(
-    p_s: Tensor,              # (B, C, X, Y, Z) student's probabilities, 0 to 1, any float type
-    p_t: Tensor,              # same shape, teacher's; gets no gradient
+    p_s: Tensor,  # (B, C, X, Y, Z) student's probabilities, 0 to 1, any float type
+    p_t: Tensor,  # same shape, teacher's; gets no gradient
     smoothing: float = 1e-5,  # s, keeps 0/0 away
-) -> Tensor:                  # 0-d float32, 0 to 1; not 0 for equal inputs unless they are certain
+) -> Tensor:  # 0-d float32, 0 to 1; not 0 for equal inputs unless they are certain
     "MT-Dice: 1 - (2 sum pq + s) / (sum p + sum q + s), sums over the batch, mean over classes."
     p, q = (t.float().movedim(1, 0).flatten(1) for t in (p_s, p_t.detach()))
     dice = (2 * (p * q).sum(1) + smoothing) / (p.sum(1) + q.sum(1) + smoothing)

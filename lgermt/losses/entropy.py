@@ -6,14 +6,15 @@
 __all__ = ['entropy_map', 'entropy_loss']
 
 # %% ../../nbs/04_structure/01_entropy.ipynb #0ccb2575
-from torch import Tensor
 import math
+
 import torch
+from torch import Tensor
 
 # %% ../../nbs/04_structure/01_entropy.ipynb #8cf3178c
 def entropy_map(
     p: Tensor,  # (B, C, ...) probabilities
-) -> Tensor:    # (B, ...) entropy of every voxel divided by ln C, 0 (certain) to 1 (uniform)
+) -> Tensor:  # (B, ...) entropy of every voxel divided by ln C, 0 (certain) to 1 (uniform)
     "Shannon entropy of every voxel's prediction, the sum inside Eq. 1."
     p = p.float()
     log_p = p.clamp_min(torch.finfo(p.dtype).tiny).log()
@@ -22,6 +23,6 @@ def entropy_map(
 # %% ../../nbs/04_structure/01_entropy.ipynb #eca66cf5
 def entropy_loss(
     p: Tensor,  # (B, C, X, Y, Z) student's probabilities on unannotated patches
-) -> Tensor:    # 0-d float32, 0 to 1
+) -> Tensor:  # 0-d float32, 0 to 1
     "Eq. 1 as a mean over voxels: 1 for uniform predictions, 0 for certain ones."
     return entropy_map(p).mean()

@@ -6,35 +6,35 @@
 __all__ = ['rotate_flip', 'rotate_flip_inverse', 'random_rotate_flip', 'equivariance_loss']
 
 # %% ../../nbs/07_rivals/02_equivariance.ipynb #6f9291c7
+import torch
 from torch import Tensor
 from torch.nn import functional as F
-import torch
 
 # %% ../../nbs/07_rivals/02_equivariance.ipynb #904969f2
 def rotate_flip(
-    x: Tensor,           # (..., X, Y, Z) images, labels or probabilities
+    x: Tensor,  # (..., X, Y, Z) images, labels or probabilities
     quarter_turns: int,  # k, 0 to 3, from the x axis towards the y axis
-    mirrored: bool,      # whether x runs backwards before the turn
-) -> Tensor:             # the same voxels in other places; X and Y exchanged for odd k
+    mirrored: bool,  # whether x runs backwards before the turn
+) -> Tensor:  # the same voxels in other places; X and Y exchanged for odd k
     "g of TCSE: mirror, then k quarter turns in the (x, y) plane."
     x = x.flip(-3) if mirrored else x
     return torch.rot90(x, quarter_turns, (-3, -2))
 
 
 def rotate_flip_inverse(
-    x: Tensor,           # (..., X, Y, Z), turned
+    x: Tensor,  # (..., X, Y, Z), turned
     quarter_turns: int,  # k of the turn to undo
-    mirrored: bool,      # whether that turn began with a mirror
-) -> Tensor:             # the voxels where they were
+    mirrored: bool,  # whether that turn began with a mirror
+) -> Tensor:  # the voxels where they were
     "The inverse of `rotate_flip`: k quarter turns back, then the mirror."
     x = torch.rot90(x, -quarter_turns, (-3, -2))
     return x.flip(-3) if mirrored else x
 
 # %% ../../nbs/07_rivals/02_equivariance.ipynb #340f7243
 def random_rotate_flip(
-    sides: tuple,                              # X, Y, Z of the patch
+    sides: tuple,  # X, Y, Z of the patch
     generator: torch.Generator | None = None,  # CPU generator; None takes torch's own
-) -> tuple[int, bool]:                         # quarter_turns, mirrored
+) -> tuple[int, bool]:  # quarter_turns, mirrored
     "One of the eight orientations, or of the four that keep the shape where X and Y differ, each as likely as the others."
     step = 1 if sides[0] == sides[1] else 2
     quarter_turns = step * int(torch.randint(4 // step, (), generator=generator))
@@ -42,12 +42,12 @@ def random_rotate_flip(
 
 # %% ../../nbs/07_rivals/02_equivariance.ipynb #8a47c887
 def equivariance_loss(
-    p: Tensor,                    # (B, C, X, Y, Z) probabilities f(x)
-    p_transformed: Tensor,             # (B, C, ...) probabilities f(g(x) + noise), still turned
-    quarter_turns: int,           # k of g
-    mirrored: bool,               # whether g begins with a mirror
+    p: Tensor,  # (B, C, X, Y, Z) probabilities f(x)
+    p_transformed: Tensor,  # (B, C, ...) probabilities f(g(x) + noise), still turned
+    quarter_turns: int,  # k of g
+    mirrored: bool,  # whether g begins with a mirror
     stop_gradient: bool = False,  # True: no gradient through p_turned
-) -> Tensor:                      # 0-d float32, 0 to 1
+) -> Tensor:  # 0-d float32, 0 to 1
     "L_TC of TCSE: mean over patches, classes and voxels of (f(x) - g^-1(f(g(x))))^2."
     back = rotate_flip_inverse(p_transformed.float(), quarter_turns, mirrored)
     return F.mse_loss(p.float(), back.detach() if stop_gradient else back)

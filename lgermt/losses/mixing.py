@@ -8,38 +8,41 @@ __all__ = ['PRETRAIN_FRACTION', 'random_box_mask', 'mix_with_mask', 'batch_large
            'cutmix_inputs', 'cutmix_loss']
 
 # %% ../../nbs/08_beyond/02_mixing.ipynb #1efa0a3d
+import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
-import torch
 
 # %% ../../nbs/08_beyond/02_mixing.ipynb #eeeba542
 def random_box_mask(
-    sides: tuple,                # X, Y, Z of the patch
-    share: float,                # of each side, 0 to 1
+    sides: tuple,  # X, Y, Z of the patch
+    share: float,  # of each side, 0 to 1
     generator: torch.Generator,  # on the CPU
-    device: str = "cpu",         # where the box is wanted
-) -> Tensor:                     # (X, Y, Z) bool, True inside
+    device: str = "cpu",  # where the box is wanted
+) -> Tensor:  # (X, Y, Z) bool, True inside
     "M: a box that lies anywhere in the patch, each place as likely as another."
     box = torch.zeros(sides, dtype=torch.bool, device=device)
     sizes = [round(share * side) for side in sides]
-    corner = [int(torch.randint(side - size + 1, (), generator=generator)) for side, size in zip(sides, sizes)]
+    corner = [
+        int(torch.randint(side - size + 1, (), generator=generator))
+        for side, size in zip(sides, sizes)
+    ]
     box[tuple(slice(first, first + size) for first, size in zip(corner, sizes))] = True
     return box
 
 
 def mix_with_mask(
-    inside: Tensor,   # (..., X, Y, Z) images, labels or weights
+    inside: Tensor,  # (..., X, Y, Z) images, labels or weights
     outside: Tensor,  # same shape
-    box: Tensor,      # (X, Y, Z) bool
-) -> Tensor:          # same shape
+    box: Tensor,  # (X, Y, Z) bool
+) -> Tensor:  # same shape
     "M inside + (1 - M) outside."
     return torch.where(box, inside, outside)
 
 # %% ../../nbs/08_beyond/02_mixing.ipynb #c1949b08
 def batch_largest_component(
     masks: Tensor,  # (B, X, Y, Z) int64, 1 is the atrium
-) -> Tensor:        # same shape, on the same device
+) -> Tensor:  # same shape, on the same device
     "Of each mask its largest piece of voxels that touch by a face; an empty mask stays empty."
     kept = torch.zeros_like(masks, device="cpu")
     for mask, place in zip(masks.cpu().numpy(), kept):
@@ -52,34 +55,40 @@ def batch_largest_component(
 
 def largest_component_pseudo_labels(
     p_t: Tensor,  # (B, C, X, Y, Z) teacher's probabilities
-) -> Tensor:      # (B, X, Y, Z) int64
+) -> Tensor:  # (B, X, Y, Z) int64
     "The most likely class, the atrium in one piece."
     return batch_largest_component(p_t.argmax(1))
 
 # %% ../../nbs/08_beyond/02_mixing.ipynb #e5235a7f
 def weighted_ce_dice_loss(
-    logits: Tensor,   # (B, C, X, Y, Z), any real numbers
-    labels: Tensor,   # (B, X, Y, Z) int64; gets no gradient
+    logits: Tensor,  # (B, C, X, Y, Z), any real numbers
+    labels: Tensor,  # (B, X, Y, Z) int64; gets no gradient
     weights: Tensor,  # (B, X, Y, Z) or broadcast to it, 0 or more, or bool
-) -> Tensor:          # 0-d float32, >= 0; 0 where all weights are 0
+) -> Tensor:  # 0-d float32, >= 0; 0 where all weights are 0
     "0.5 (cross-entropy + soft Dice loss), every voxel counted `weights` times."
     weights = weights.float().expand(labels.shape)
     entropy = F.cross_entropy(logits.float(), labels, reduction="none")
     p, y = logits.float().softmax(1)[:, 1], (labels == 1).float()
     overlap, extent = (weights * p * y).sum(), (weights * (p.square() + y)).sum()
-    return 0.5 * ((weights * entropy).sum() / (weights.sum() + 1e-16) + 1 - (2 * overlap + 1e-5) / (extent + 1e-5))
+    return 0.5 * (
+        (weights * entropy).sum() / (weights.sum() + 1e-16)
+        + 1
+        - (2 * overlap + 1e-5) / (extent + 1e-5)
+    )
 
 # %% ../../nbs/08_beyond/02_mixing.ipynb #c5eeff95
 PRETRAIN_FRACTION = 0.2  # share of the training in which annotated scans are pasted into each other
 
 
 def bcp_inputs(
-    step,                   # images, labels, progress, generator, teacher; see `lgermt.training.methods.StepContext`
-    share: float = 2 / 3,   # of each side, for the box
-) -> Tensor:                # (2B', 1, X, Y, Z): x_in, then x_out; box, targets and alpha are noted for the loss
+    step,  # images, labels, progress, generator, teacher; see `lgermt.training.methods.StepContext`
+    share: float = 2 / 3,  # of each side, for the box
+) -> Tensor:  # (2B', 1, X, Y, Z): x_in, then x_out; box, targets and alpha are noted for the loss
     "BCP: a box of each patch in the other."
     annotated, others = step.images.tensor_split([len(step.labels)])
-    step.notes["box"] = box = random_box_mask(step.images.shape[2:], share, step.generator, step.images.device)
+    step.notes["box"] = box = random_box_mask(
+        step.images.shape[2:], share, step.generator, step.images.device
+    )
     if step.progress < PRETRAIN_FRACTION:
         others, targets, step.notes["alpha"] = annotated.roll(1, 0), step.labels.roll(1, 0), 1.0
     else:
@@ -107,26 +116,31 @@ def bcp_loss(step) -> Tensor:  # after `bcp_inputs` to 0-d float32
     box, alpha = step.notes["box"], step.notes["alpha"]
     (x_in, x_out), (y_in, y_out) = step.logits.chunk(2), step.notes["targets"].chunk(2)
     known = weighted_ce_dice_loss(x_in, y_in, ~box) + weighted_ce_dice_loss(x_out, y_out, box)
-    return known + alpha * (weighted_ce_dice_loss(x_in, y_in, box) + weighted_ce_dice_loss(x_out, y_out, ~box))
+    return known + alpha * (
+        weighted_ce_dice_loss(x_in, y_in, box) + weighted_ce_dice_loss(x_out, y_out, ~box)
+    )
 
 # %% ../../nbs/08_beyond/02_mixing.ipynb #294d5767
 def confidence_threshold(
     progress: float,  # t, share of the training that is done, 0 to 1
-) -> float:           # tau, 0.75 to 0.95
+) -> float:  # tau, 0.75 to 0.95
     "The confidence from which a pseudo-label counts; it rises as the teacher gets better."
     return 0.75 + 0.2 * min(max(progress, 0.0), 1.0)
 
 
 def cutmix_inputs(
-    step,                # see `lgermt.training.methods.StepContext`
+    step,  # see `lgermt.training.methods.StepContext`
     share: float = 0.5,  # of each side, for the box
-) -> Tensor:             # (B, 1, X, Y, Z): annotated patches, then the mixed ones; targets and gate are noted for the loss
+) -> Tensor:  # (B, 1, X, Y, Z): annotated patches, then the mixed ones; targets and gate are noted for the loss
     "CutMix: each unannotated patch gets a box of the one before it."
     annotated, others = step.images.tensor_split([len(step.labels)])
     box = random_box_mask(others.shape[2:], share, step.generator, others.device)
     neighbours = lambda x: mix_with_mask(x.roll(1, 0), x, box)
     confidence, targets = step.teacher(others).max(1)
-    step.notes["targets"], step.notes["gate"] = neighbours(targets), neighbours(confidence > confidence_threshold(step.progress))
+    step.notes["targets"], step.notes["gate"] = (
+        neighbours(targets),
+        neighbours(confidence > confidence_threshold(step.progress)),
+    )
     return torch.cat([annotated, neighbours(others)])
 
 

@@ -6,13 +6,13 @@
 __all__ = ['self_information', 'global_structure_loss']
 
 # %% ../../nbs/04_structure/04_self_information.ipynb #63747a05
-from torch import Tensor
 import torch
+from torch import Tensor
 
 # %% ../../nbs/04_structure/04_self_information.ipynb #85f00357
 def self_information(
     p: Tensor,  # (B, C, X, Y, Z) probabilities
-) -> Tensor:    # same shape, 0 to 1/e
+) -> Tensor:  # same shape, 0 to 1/e
     "I = -p ln p of every class and voxel; its sum over classes is the entropy."
     p = p.float()
     return -p * p.clamp_min(torch.finfo(p.dtype).tiny).log()
@@ -21,7 +21,7 @@ def self_information(
 def global_structure_loss(
     p_s: Tensor,  # (B, C, X, Y, Z) student's probabilities
     p_t: Tensor,  # same shape, teacher's; gets no gradient
-) -> Tensor:      # 0-d float32
+) -> Tensor:  # 0-d float32
     "Eq. 4: squared distance of the self-information vectors, summed over classes, mean over patches and voxels."
     difference = self_information(p_s) - self_information(p_t.detach())
     return difference.square().sum(1).mean()

@@ -13,16 +13,16 @@ from torch.nn import functional as F
 def cross_entropy_loss(
     logits: Tensor,  # (B, C, X, Y, Z), any real numbers, any float type
     labels: Tensor,  # (B, X, Y, Z) int64 class of every voxel, 0 to C - 1
-) -> Tensor:         # 0-d float32, >= 0
+) -> Tensor:  # 0-d float32, >= 0
     "L_S as the paper words it: mean over patches and voxels of -ln p of the annotated class."
     return F.cross_entropy(logits.float(), labels)
 
 # %% ../../nbs/02_network/02_supervised.ipynb #8615c8ce
 def soft_dice_loss(
-    logits: Tensor,              # (B, C, X, Y, Z), any real numbers, any float type; class 1 is the foreground
-    labels: Tensor,              # (B, X, Y, Z) int64 class of every voxel
-    smoothing: float = 1e-5,     # s, keeps 0/0 away when there is no foreground
-) -> Tensor:                     # 0-d float32, 0 (perfect) to 1
+    logits: Tensor,  # (B, C, X, Y, Z), any real numbers, any float type; class 1 is the foreground
+    labels: Tensor,  # (B, X, Y, Z) int64 class of every voxel
+    smoothing: float = 1e-5,  # s, keeps 0/0 away when there is no foreground
+) -> Tensor:  # 0-d float32, 0 (perfect) to 1
     "1 - (2 sum py + s) / (sum p^2 + sum y^2 + s) on the foreground, sums running jointly over all patches."
     p = logits.float().softmax(1)[:, 1]
     y = (labels == 1).float()
@@ -33,6 +33,6 @@ def soft_dice_loss(
 def supervised_loss(
     logits: Tensor,  # (B, C, X, Y, Z), any real numbers, any float type; class 1 is the foreground
     labels: Tensor,  # (B, X, Y, Z) int64 class of every voxel
-) -> Tensor:         # 0-d float32, >= 0
+) -> Tensor:  # 0-d float32, >= 0
     "L_S as the released code has it: half cross-entropy, half soft Dice."
     return 0.5 * (cross_entropy_loss(logits, labels) + soft_dice_loss(logits, labels))

@@ -8,19 +8,22 @@ __all__ = ['mc_dropout_mean', 'uncertainty_map', 'uncertainty_threshold', 'maske
 # %% ../../nbs/07_rivals/01_uncertainty.ipynb #20bef7d0
 import math
 from collections.abc import Callable
+
 from torch import Tensor
 
 # %% ../../nbs/07_rivals/01_uncertainty.ipynb #3c0dd96e
 def mc_dropout_mean(
-    teacher: Callable,      # (N, 1, X, Y, Z) images to probabilities (N, C, X, Y, Z), dropout on, without gradient
-    images: Tensor,         # (B, 1, X, Y, Z) patches
-    perturb: Callable,      # images to images with fresh noise
-    passes: int = 8,        # T, answers to each patch
+    teacher: Callable,  # (N, 1, X, Y, Z) images to probabilities (N, C, X, Y, Z), dropout on, without gradient
+    images: Tensor,  # (B, 1, X, Y, Z) patches
+    perturb: Callable,  # images to images with fresh noise
+    passes: int = 8,  # T, answers to each patch
     batch_repeat: int = 2,  # answers to each patch from one call; divides `passes`
-) -> Tensor:                # (B, C, X, Y, Z) mean of the T answers
+) -> Tensor:  # (B, C, X, Y, Z) mean of the T answers
     "m of UA-MT. Raises `ValueError` when `batch_repeat` does not divide `passes`."
     if passes < 1 or batch_repeat < 1 or passes % batch_repeat:
-        raise ValueError(f"{passes} passes cannot be made {batch_repeat} at a time; choose a batch_repeat that divides passes")
+        raise ValueError(
+            f"{passes} passes cannot be made {batch_repeat} at a time; choose a batch_repeat that divides passes"
+        )
     total = 0
     for _ in range(passes // batch_repeat):
         answers = teacher(perturb(images.repeat(batch_repeat, 1, 1, 1, 1)))
@@ -30,7 +33,7 @@ def mc_dropout_mean(
 # %% ../../nbs/07_rivals/01_uncertainty.ipynb #68bdc4d3
 def uncertainty_map(
     mean: Tensor,  # (B, C, ...) mean probabilities
-) -> Tensor:       # (B, ...) uncertainty in nats, 0 (certain) to ln C
+) -> Tensor:  # (B, ...) uncertainty in nats, 0 (certain) to ln C
     "u = -sum m ln(m + 1e-6) over the classes: the entropy of the mean answer."
     mean = mean.float()
     return -(mean * (mean + 1e-6).log()).sum(1)
@@ -38,17 +41,17 @@ def uncertainty_map(
 
 def uncertainty_threshold(
     progress: float,  # t, share of the training that is done, 0 to 1
-) -> float:           # nats, 0.752 ln 2 to ln 2
+) -> float:  # nats, 0.752 ln 2 to ln 2
     "H(t) = (3/4 + 1/4 exp(-5 (1 - t)^2)) ln 2, smooth in t."
     t = min(max(progress, 0.0), 1.0)
     return (0.75 + 0.25 * math.exp(-5 * (1 - t) ** 2)) * math.log(2)
 
 # %% ../../nbs/07_rivals/01_uncertainty.ipynb #c03b71ef
 def masked_mse_consistency(
-    p_s: Tensor,   # (B, C, X, Y, Z) student's probabilities, 0 to 1
-    p_t: Tensor,   # same shape, teacher's main pass; gets no gradient
+    p_s: Tensor,  # (B, C, X, Y, Z) student's probabilities, 0 to 1
+    p_t: Tensor,  # same shape, teacher's main pass; gets no gradient
     mask: Tensor,  # (B, X, Y, Z) bool, or float 0 to 1: where the teacher is certain
-) -> Tensor:       # 0-d float32, 0 to 1; 0 where the mask is empty
+) -> Tensor:  # 0-d float32, 0 to 1; 0 where the mask is empty
     "L_UA of UA-MT: sum of mask (p - q)^2 / (C sum mask + 1e-16)."
     mask = mask.detach().float()
     squares = (p_s.float() - p_t.detach().float()).square().sum(1)

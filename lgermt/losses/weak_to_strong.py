@@ -12,8 +12,8 @@ from torch.nn import functional as F
 # %% ../../nbs/08_beyond/03_weak_to_strong.ipynb #c5a00c3a
 def soft_ce_dice_loss(
     logits: Tensor,  # (B, 2, X, Y, Z) student's, any real numbers
-    p_t: Tensor,     # same shape, teacher's probabilities; gets no gradient
-) -> Tensor:         # 0-d float32, >= 0
+    p_t: Tensor,  # same shape, teacher's probabilities; gets no gradient
+) -> Tensor:  # 0-d float32, >= 0
     "L_W: half cross-entropy, half soft Dice, with the teacher's probabilities for labels."
     logits, q = logits.float(), p_t.detach().float()
     p_1, q_1 = logits.softmax(1)[:, 1], q[:, 1]
@@ -21,6 +21,10 @@ def soft_ce_dice_loss(
     return 0.5 * (F.cross_entropy(logits, q) + 1 - (2 * overlap + 1e-5) / (extent + 1e-5))
 
 
-def weak_to_strong_loss(step) -> Tensor:  # of the rows it covers (see `lgermt.training.methods.StepContext`) to 0-d float32
+def weak_to_strong_loss(
+    step,
+) -> Tensor:  # of the rows it covers (see `lgermt.training.methods.StepContext`) to 0-d float32
     "The student's answer against the teacher's on the patches as they are; the teacher is asked unless it has answered."
-    return soft_ce_dice_loss(step.logits, step.teacher(step.images) if step.p_t is None else step.p_t)
+    return soft_ce_dice_loss(
+        step.logits, step.teacher(step.images) if step.p_t is None else step.p_t
+    )

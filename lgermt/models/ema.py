@@ -7,21 +7,22 @@ __all__ = ['warmup_decay', 'make_teacher', 'update_teacher']
 
 # %% ../../nbs/03_mean_teacher/01_ema.ipynb #0d018be7
 from copy import deepcopy
+
 import torch
 from torch import nn
 
 # %% ../../nbs/03_mean_teacher/01_ema.ipynb #a54526b0
 def warmup_decay(
-    step: int,            # zero-based step
+    step: int,  # zero-based step
     decay: float = 0.99,  # final decay
-) -> float:               # decay to use at this step
+) -> float:  # decay to use at this step
     "min(1 - 1/(step+1), decay): the running mean of all students so far, until it has grown long enough."
     return min(1 - 1 / (step + 1), decay)
 
 # %% ../../nbs/03_mean_teacher/01_ema.ipynb #87f0bf4a
 def make_teacher(
     student: nn.Module,  # the network to follow
-) -> nn.Module:          # a copy that takes no gradient
+) -> nn.Module:  # a copy that takes no gradient
     "A teacher that starts as the student and never learns by gradient."
     return deepcopy(student).requires_grad_(False)
 
@@ -30,7 +31,7 @@ def make_teacher(
 def update_teacher(
     teacher: nn.Module,  # changed in place
     student: nn.Module,  # read only
-    decay: float,        # share of the old teacher that stays, 0 to 1
+    decay: float,  # share of the old teacher that stays, 0 to 1
 ) -> None:
     "teacher = decay * teacher + (1 - decay) * student, for parameters; buffers (running statistics) stay the teacher's own."
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - decay)

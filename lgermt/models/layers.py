@@ -6,32 +6,42 @@
 __all__ = ['InstanceNorm', 'get_norm_layer', 'Conv3x3x3', 'conv_norm_relu', 'conv_stage']
 
 # %% ../../nbs/handbook/layers.ipynb #bf0b2a88
-from torch import Tensor
 from math import gcd
-from torch import nn
+
 import torch
+from torch import Tensor, nn
 
 # %% ../../nbs/handbook/layers.ipynb #9ddd3f41
 class InstanceNorm(nn.GroupNorm):
     "Every channel of every patch to mean 0 and variance 1 over its own voxels, then a learned scale and shift."
+
     def __init__(self, channels: int):  # number of feature channels
         super().__init__(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, channels, X, Y, Z), same shape out
-        slow = {"cpu": torch.is_grad_enabled() or x.dtype == torch.bfloat16, "cuda": x[0].numel() >= 2**20}  # where GroupNorm is
+        slow = {
+            "cpu": torch.is_grad_enabled() or x.dtype == torch.bfloat16,
+            "cuda": x[0].numel() >= 2**20,
+        }  # where GroupNorm is
         if slow.get(x.device.type) and x.is_contiguous(memory_format=torch.channels_last_3d):
-            one = lambda patch: torch.batch_norm(patch, self.weight, self.bias, None, None, True, 0.0, self.eps, True)
+            one = lambda patch: torch.batch_norm(
+                patch, self.weight, self.bias, None, None, True, 0.0, self.eps, True
+            )
             return torch.cat([one(patch) for patch in x.split(1)])
         return super().forward(x)
 
 # %% ../../nbs/handbook/layers.ipynb #006f68a9
 def get_norm_layer(
-    norm: str,      # "batch", "instance", "group" or "none"
+    norm: str,  # "batch", "instance", "group" or "none"
     channels: int,  # number of feature channels
-) -> nn.Module:     # a layer that keeps the shape
+) -> nn.Module:  # a layer that keeps the shape
     "The normalisation layer called `norm`; groups are of four channels where four divides them. Raises `ValueError` for another name."
-    layers = {"batch": nn.BatchNorm3d, "instance": InstanceNorm, "none": lambda _: nn.Identity(),
-              "group": lambda c: nn.GroupNorm(c // gcd(c, 4), c)}
+    layers = {
+        "batch": nn.BatchNorm3d,
+        "instance": InstanceNorm,
+        "none": lambda _: nn.Identity(),
+        "group": lambda c: nn.GroupNorm(c // gcd(c, 4), c),
+    }
     if norm not in layers:
         raise ValueError(f"norm is {norm!r}; choose one of {', '.join(layers)}")
     return layers[norm](channels)
@@ -39,10 +49,13 @@ def get_norm_layer(
 # %% ../../nbs/handbook/layers.ipynb #adf9a837
 class Conv3x3x3(nn.Conv3d):
     "3x3x3 with a border of zeros; in float32 over two planes on a CPU, where the bfloat16 gradient of the weights is not to be had."
+
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, in_channels, X, Y, Z) to (B, out_channels, X, Y, Z)
+    def forward(
+        self, x: Tensor
+    ) -> Tensor:  # (B, in_channels, X, Y, Z) to (B, out_channels, X, Y, Z)
         if torch.is_autocast_enabled("cpu") and x.device.type == "cpu" and x.shape[2] == 2:
             with torch.autocast("cpu", enabled=False):
                 return super().forward(x.float())
@@ -51,18 +64,22 @@ class Conv3x3x3(nn.Conv3d):
 # %% ../../nbs/handbook/layers.ipynb #177d4b8c
 def conv_norm_relu(
     convolution: nn.Module,  # the convolution, with `out_channels`
-    norm: str,               # name of the normalisation
-) -> nn.Sequential:          # convolution, normalisation, ReLU
+    norm: str,  # name of the normalisation
+) -> nn.Sequential:  # convolution, normalisation, ReLU
     "What V-Net is made of: a convolution, then normalisation, then ReLU."
-    return nn.Sequential(convolution, get_norm_layer(norm, convolution.out_channels), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        convolution, get_norm_layer(norm, convolution.out_channels), nn.ReLU(inplace=True)
+    )
 
 
 def conv_stage(
-    count: int,         # number of 3x3x3 convolutions
-    in_channels: int,   # channels that come in
+    count: int,  # number of 3x3x3 convolutions
+    in_channels: int,  # channels that come in
     out_channels: int,  # channels that go out
-    norm: str,          # name of the normalisation
-) -> nn.Sequential:     # `count` units
+    norm: str,  # name of the normalisation
+) -> nn.Sequential:  # `count` units
     "`count` 3x3x3 units at one resolution."
     widths = [in_channels] + [out_channels] * count
-    return nn.Sequential(*(conv_norm_relu(Conv3x3x3(a, b), norm) for a, b in zip(widths, widths[1:])))
+    return nn.Sequential(
+        *(conv_norm_relu(Conv3x3x3(a, b), norm) for a, b in zip(widths, widths[1:]))
+    )

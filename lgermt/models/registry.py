@@ -7,6 +7,7 @@ __all__ = ['MODELS', 'build_model']
 
 # %% ../../nbs/handbook/registry.ipynb #b2781992
 from torch import nn
+
 from .vnet import VNet
 
 # %% ../../nbs/handbook/registry.ipynb #12d8c7b6
@@ -14,7 +15,9 @@ MODELS = {"vnet": VNet}  # name -> class
 
 
 def build_model(
-    config,      # settings of a run: base_channels, dropout and norm
+    config,  # settings of a run: base_channels, dropout and norm
 ) -> nn.Module:  # with weights drawn from PyTorch's own stream
     "The network that a run's settings ask for."
-    return MODELS["vnet"](base_channels=config.base_channels, dropout=config.dropout, norm=config.norm)
+    return MODELS["vnet"](
+        base_channels=config.base_channels, dropout=config.dropout, norm=config.norm
+    )

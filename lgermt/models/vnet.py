@@ -7,10 +7,11 @@ __all__ = ['check_divisible_by_16', 'VNet', 'stage_summary']
 
 # %% ../../nbs/02_network/01_vnet.ipynb #91cef09a
 from copy import deepcopy
+
 import torch
 from torch import Tensor, nn
-from .layers import conv_norm_relu
-from .layers import conv_stage
+
+from .layers import conv_norm_relu, conv_stage
 
 # %% ../../nbs/02_network/01_vnet.ipynb #e4586e2c
 def check_divisible_by_16(
@@ -19,7 +20,9 @@ def check_divisible_by_16(
     "V-Net halves every side four times. Raises `ValueError` naming the nearest sides that work."
     if any(side < 16 or side % 16 for side in sides):
         nearest = " ".join(str(max(16, 16 * round(side / 16))) for side in sides)
-        raise ValueError(f"sides {' '.join(map(str, sides))} are not all multiples of 16; the nearest that are: {nearest}")
+        raise ValueError(
+            f"sides {' '.join(map(str, sides))} are not all multiples of 16; the nearest that are: {nearest}"
+        )
 
 # %% ../../nbs/02_network/01_vnet.ipynb #98dadd8a
 class VNet(nn.Module):
@@ -27,31 +30,41 @@ class VNet(nn.Module):
 
     def __init__(
         self,
-        in_channels: int = 1,     # channels of the image
-        num_classes: int = 2,     # classes, background included
+        in_channels: int = 1,  # channels of the image
+        num_classes: int = 2,  # classes, background included
         base_channels: int = 16,  # channels at full resolution; doubled at each of four halvings
-        dropout: float = 0.5,     # share of channels dropped after the bottleneck and before the classifier
-        norm: str = "batch",      # batch, instance, group or none
+        dropout: float = 0.5,  # share of channels dropped after the bottleneck and before the classifier
+        norm: str = "batch",  # batch, instance, group or none
     ):
         super().__init__()
         c = [base_channels * 2**level for level in range(5)]
         depths = 1, 2, 3, 3, 3
-        self.encoder = nn.ModuleList(conv_stage(n, in_channels if level == 0 else c[level], c[level], norm)
-                                     for level, n in enumerate(depths))
-        self.down = nn.ModuleList(conv_norm_relu(nn.Conv3d(a, b, 2, stride=2), norm) for a, b in zip(c, c[1:]))
-        self.up = nn.ModuleList(conv_norm_relu(nn.ConvTranspose3d(b, a, 2, stride=2), norm) for a, b in zip(c, c[1:]))
+        self.encoder = nn.ModuleList(
+            conv_stage(n, in_channels if level == 0 else c[level], c[level], norm)
+            for level, n in enumerate(depths)
+        )
+        self.down = nn.ModuleList(
+            conv_norm_relu(nn.Conv3d(a, b, 2, stride=2), norm) for a, b in zip(c, c[1:])
+        )
+        self.up = nn.ModuleList(
+            conv_norm_relu(nn.ConvTranspose3d(b, a, 2, stride=2), norm) for a, b in zip(c, c[1:])
+        )
         self.decoder = nn.ModuleList(conv_stage(n, w, w, norm) for n, w in zip(depths, c[:4]))
         self.dropout = nn.Dropout3d(dropout)
         self.classifier = nn.Conv3d(base_channels, num_classes, 1)
 
-    def encode(self, x: Tensor) -> list[Tensor]:  # (B, in_channels, X, Y, Z) to the output of the five encoder stages
+    def encode(
+        self, x: Tensor
+    ) -> list[Tensor]:  # (B, in_channels, X, Y, Z) to the output of the five encoder stages
         "Features of the encoder, finest first; the last is the bottleneck."
         features = [self.encoder[0](x)]
         for down, stage in zip(self.down, self.encoder[1:]):
             features.append(stage(down(features[-1])))
         return features
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, in_channels, X, Y, Z) to logits (B, num_classes, X, Y, Z)
+    def forward(
+        self, x: Tensor
+    ) -> Tensor:  # (B, in_channels, X, Y, Z) to logits (B, num_classes, X, Y, Z)
         "Logits for every voxel. Raises `ValueError` when a side is not a multiple of 16."
         check_divisible_by_16(x.shape[2:])
         *skips, x = self.encode(x)
@@ -62,18 +75,34 @@ class VNet(nn.Module):
 
 # %% ../../nbs/02_network/01_vnet.ipynb #53c41efb
 def stage_summary(
-    model: VNet,            # the network
-    patch: tuple,           # X, Y, Z of the patch in voxels
-) -> list[dict]:            # one row a stage, in the order they run: stage, channels, shape (X, Y, Z), parameters
+    model: VNet,  # the network
+    patch: tuple,  # X, Y, Z of the patch in voxels
+) -> list[
+    dict
+]:  # one row a stage, in the order they run: stage, channels, shape (X, Y, Z), parameters
     "Shapes and parameters stage by stage, from a forward pass on empty (meta) tensors. Raises `ValueError` when a side is not a multiple of 16."
     rows = []
+
     def record(name):
         def hook(module, inputs, output):
-            rows.append({"stage": name, "channels": output.shape[1], "shape": tuple(output.shape[2:]),
-                         "parameters": sum(p.numel() for p in module.parameters())})
+            rows.append(
+                {
+                    "stage": name,
+                    "channels": output.shape[1],
+                    "shape": tuple(output.shape[2:]),
+                    "parameters": sum(p.numel() for p in module.parameters()),
+                }
+            )
+
         return hook
+
     ghost = deepcopy(model).to("meta").eval()
-    groups = {"encoder": ghost.encoder, "down": ghost.down, "up": ghost.up, "decoder": ghost.decoder}
+    groups = {
+        "encoder": ghost.encoder,
+        "down": ghost.down,
+        "up": ghost.up,
+        "decoder": ghost.decoder,
+    }
     for group, modules in groups.items():
         for level, module in enumerate(modules):
             module.register_forward_hook(record(f"{group} {level + 1}"))

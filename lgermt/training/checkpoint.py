@@ -12,90 +12,122 @@ import json
 import warnings
 import zipfile
 from pathlib import Path
+
 import torch
-from ..utils.errors import InputError
-from ..utils.files import atomic_write, write_text
-from .trainer import Trainer
+from torch import Tensor, nn
+
 from ..models.registry import build_model
-from .config import TrainConfig
-from ..utils.cli import format_option
 from ..models.vnet import VNet
-from torch import Tensor
-from ..utils.files import remove_temporary_files
-from .config import config_from_dict
-from ..utils.errors import error_text
-from torch import nn
-from .config import config_to_dict
+from .config import TrainConfig, config_from_dict, config_to_dict
+from .trainer import Trainer
+from ..utils.cli import format_option
+from ..utils.errors import InputError, error_text
+from ..utils.files import atomic_write, remove_temporary_files, write_text
 
 # %% ../../nbs/handbook/checkpoint.ipynb #fe2479c7
 def save_checkpoint(
-    path: Path,        # last.pt
+    path: Path,  # last.pt
     learner: Trainer,  # what has been learnt
-    iteration: int,    # iterations done
+    iteration: int,  # iterations done
 ) -> None:
     "Everything needed to go on: written whole or not at all."
-    random = {"seed": learner.config.seed, "iteration": iteration}  # every draw is a function of these two
+    random = {
+        "seed": learner.config.seed,
+        "iteration": iteration,
+    }  # every draw is a function of these two
     content = io.BytesIO()  # on a full disk, PyTorch's own writer does not say what is wrong
-    torch.save({**learner.state_dict(), "iteration": iteration, "random": random, "config": config_to_dict(learner.config)}, content)
+    torch.save(
+        {
+            **learner.state_dict(),
+            "iteration": iteration,
+            "random": random,
+            "config": config_to_dict(learner.config),
+        },
+        content,
+    )
     remove_temporary_files(path)
     with atomic_write(path) as temporary:
         Path(temporary).write_bytes(content.getbuffer())
 
 # %% ../../nbs/handbook/checkpoint.ipynb #759cf92d
-CHECKPOINT_SCHEMA = {"student": dict, "optimizer": dict, "iteration": int, "random": dict, "config": dict}  # what every checkpoint holds
+CHECKPOINT_SCHEMA = {
+    "student": dict,
+    "optimizer": dict,
+    "iteration": int,
+    "random": dict,
+    "config": dict,
+}  # what every checkpoint holds
 
 
 def load_checkpoint(
-    path: str | Path,       # last.pt
-    device: str = "cpu",    # where the tensors go
-) -> dict:                  # student, teacher, optimizer, iteration, random, config
+    path: str | Path,  # last.pt
+    device: str = "cpu",  # where the tensors go
+) -> dict:  # student, teacher, optimizer, iteration, random, config
     "A checkpoint, without running any code it may hold. Raises `InputError` when it is missing, damaged or something else."
     try:
         with zipfile.ZipFile(path) as archive:
             if torn := archive.testzip():
                 raise zipfile.BadZipFile(torn)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a damaged file PyTorch has more to say than one line
+            warnings.simplefilter(
+                "ignore"
+            )  # of a damaged file PyTorch has more to say than one line
             state = torch.load(path, map_location=device, weights_only=True)
-        missing = [key for key, kind in CHECKPOINT_SCHEMA.items() if not isinstance(state.get(key), kind)]
+        missing = [
+            key for key, kind in CHECKPOINT_SCHEMA.items() if not isinstance(state.get(key), kind)
+        ]
     except FileNotFoundError:
-        raise InputError(f"{path}: no such checkpoint; --checkpoint takes the last.pt of a run") from None
+        raise InputError(
+            f"{path}: no such checkpoint; --checkpoint takes the last.pt of a run"
+        ) from None
     except Exception as error:  # a damaged pickle fails with whatever its bytes happen to mean
-        raise InputError(f"{path}: not a checkpoint that can be read safely ({type(error).__name__}); "
-                         "give the last.pt of a run of this program") from None
+        raise InputError(
+            f"{path}: not a checkpoint that can be read safely ({type(error).__name__}); "
+            "give the last.pt of a run of this program"
+        ) from None
     if missing:
-        raise InputError(f"{path}: has no {', '.join(missing)}; give the last.pt of a run of this program")
+        raise InputError(
+            f"{path}: has no {', '.join(missing)}; give the last.pt of a run of this program"
+        )
     return state
 
 # %% ../../nbs/handbook/checkpoint.ipynb #a7c71503
 def load_model(
-    path: str | Path,          # last.pt
-    device: torch.device,      # where the network goes
+    path: str | Path,  # last.pt
+    device: torch.device,  # where the network goes
     network: str = "student",  # student or teacher
-) -> tuple[VNet, TrainConfig]:      # the network, in evaluation mode, and the settings it was trained with
+) -> tuple[
+    VNet, TrainConfig
+]:  # the network, in evaluation mode, and the settings it was trained with
     "The trained network of a checkpoint. Raises `InputError` when the checkpoint does not hold it."
     state = load_checkpoint(path, device)
     if network not in state:
-        raise InputError(f"{path}: {state['config'].get('method')} keeps no {network}; use the student")
+        raise InputError(
+            f"{path}: {state['config'].get('method')} keeps no {network}; use the student"
+        )
     try:
         config = config_from_dict(state["config"])
         model = build_model(config)
         model.load_state_dict(state[network])
     except Exception as error:  # settings of any kind, weights of any shape
-        raise InputError(f"{path}: settings and weights do not fit together ({error_text(error)}); give the last.pt of a run of this program") from None
+        raise InputError(
+            f"{path}: settings and weights do not fit together ({error_text(error)}); give the last.pt of a run of this program"
+        ) from None
     return model.to(device, memory_format=torch.channels_last_3d).eval(), config
 
 
 def resume(
     learner: Trainer,  # fresh, made with the settings of the checkpoint
-    state: dict,       # of `load_checkpoint`
-    path: Path,        # where it came from, for the message
+    state: dict,  # of `load_checkpoint`
+    path: Path,  # where it came from, for the message
 ) -> None:
     "The learner goes on from a checkpoint. Raises `InputError` when the weights are those of another architecture."
     try:
         learner.load_state_dict(state)
     except Exception as error:  # keys, shapes, momentum of another optimiser
-        raise InputError(f"{path}: does not fit the network that these settings make ({error_text(error)}); start anew with --overwrite, or use the version that wrote it") from None
+        raise InputError(
+            f"{path}: does not fit the network that these settings make ({error_text(error)}); start anew with --overwrite, or use the version that wrote it"
+        ) from None
 
 # %% ../../nbs/handbook/checkpoint.ipynb #602f0100
 class OnnxModel(nn.Module):
@@ -109,13 +141,21 @@ class OnnxModel(nn.Module):
         try:
             import onnxruntime
         except ImportError:
-            raise InputError(f"{path}: needs the package onnxruntime: pip install onnxruntime") from None
+            raise InputError(
+                f"{path}: needs the package onnxruntime: pip install onnxruntime"
+            ) from None
         try:
-            self.session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
+            self.session = onnxruntime.InferenceSession(
+                str(path), providers=onnxruntime.get_available_providers()
+            )
         except Exception as error:  # the library has a type of its own for every way to fail
-            raise InputError(f"{path}: cannot be read as ONNX ({error_text(error)[-120:]}); export it again") from None
+            raise InputError(
+                f"{path}: cannot be read as ONNX ({error_text(error)[-120:]}); export it again"
+            ) from None
 
-    def forward(self, images: Tensor) -> Tensor:  # (B, 1, X, Y, Z) to logits (B, C, X, Y, Z), on the CPU
+    def forward(
+        self, images: Tensor
+    ) -> Tensor:  # (B, 1, X, Y, Z) to logits (B, C, X, Y, Z), on the CPU
         "Logits, computed by ONNX Runtime."
         return torch.from_numpy(self.session.run(None, {"image": images.cpu().float().numpy()})[0])
 
@@ -128,14 +168,16 @@ def read_model_config(
         content = json.loads(path.read_text())
         return content, config_from_dict(content["settings"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read ({type(error).__name__}); an exported model has its config.json beside it: export it again") from None
+        raise InputError(
+            f"{path}: cannot be read ({type(error).__name__}); an exported model has its config.json beside it: export it again"
+        ) from None
 
 
 def load_any_model(
-    path: str | Path,          # last.pt, an exported folder, or one of its model files
-    device: torch.device,      # where the network goes; an ONNX graph stays with ONNX Runtime
+    path: str | Path,  # last.pt, an exported folder, or one of its model files
+    device: torch.device,  # where the network goes; an ONNX graph stays with ONNX Runtime
     network: str = "student",  # of a checkpoint: student or teacher
-) -> tuple[nn.Module, TrainConfig]: # in evaluation mode; settings it was trained with
+) -> tuple[nn.Module, TrainConfig]:  # in evaluation mode; settings it was trained with
     "A trained network in any of its forms. Raises `InputError` where it cannot be read."
     path = Path(path)
     if path.is_dir():
@@ -143,58 +185,93 @@ def load_any_model(
     if path.suffix not in (".safetensors", ".onnx"):
         return load_model(path, device, network)
     if not path.exists():
-        raise InputError(f"{path}: no such model; --checkpoint takes a last.pt, a folder written by lgermt.export, or a file in it")
+        raise InputError(
+            f"{path}: no such model; --checkpoint takes a last.pt, a folder written by lgermt.export, or a file in it"
+        )
     config = read_model_config(path.with_name("config.json"))[1]
     if path.suffix == ".onnx":
         return OnnxModel(path).eval(), config
     try:
         from safetensors.torch import load_file
+
         model = build_model(config)
         model.load_state_dict(load_file(path))
     except Exception as error:  # a damaged header fails in many ways
-        raise InputError(f"{path}: weights and config.json do not fit together ({error_text(error)[:120]}); export the model again") from None
+        raise InputError(
+            f"{path}: weights and config.json do not fit together ({error_text(error)[:120]}); export the model again"
+        ) from None
     return model.to(device, memory_format=torch.channels_last_3d).eval(), config
 
 # %% ../../nbs/handbook/checkpoint.ipynb #6d3cf236
-RESUMABLE_CHANGES = ("resume", "overwrite", "out", "device", "log_every", "checkpoint_every", "sync_batchnorm")  # may change between start and resume
+RESUMABLE_CHANGES = (
+    "resume",
+    "overwrite",
+    "out",
+    "device",
+    "log_every",
+    "checkpoint_every",
+    "sync_batchnorm",
+)  # may change between start and resume
 
 
 def check_run_folder(
     config: TrainConfig,  # resolved settings
-) -> dict | None:    # the checkpoint to go on from, if any
+) -> dict | None:  # the checkpoint to go on from, if any
     "Looks whether the run may start or go on in its folder. Raises `InputError` when it may not."
     out, last = config.out, config.out / "last.pt"
     holds_run = last.exists() or (out / "config.json").exists()
     if config.resume and config.overwrite:
         raise InputError("--resume goes on and --overwrite starts anew; choose one")
     if holds_run and not (config.resume or config.overwrite):
-        raise InputError(f"{out}: holds a run already; go on with --resume, start anew with --overwrite, or choose another --out")
+        raise InputError(
+            f"{out}: holds a run already; go on with --resume, start anew with --overwrite, or choose another --out"
+        )
     if not config.resume:
         return None
     if not holds_run:
         raise InputError(f"{out}: holds no run to resume; leave --resume away to start one")
     if not last.exists():
-        warnings.warn(f"{out}: stopped before its first checkpoint; starting from the beginning", stacklevel=2)
+        warnings.warn(
+            f"{out}: stopped before its first checkpoint; starting from the beginning", stacklevel=2
+        )
         return None
     state = load_checkpoint(last)
     before, now = state["config"], config_to_dict(config)
-    changed = [name for name in now if name not in RESUMABLE_CHANGES and name in before and now[name] != before[name]]
+    changed = [
+        name
+        for name in now
+        if name not in RESUMABLE_CHANGES and name in before and now[name] != before[name]
+    ]
     if changed:
-        said = ", ".join(f"{format_option(name, now[name])} (was {before[name]})" for name in changed)
-        raise InputError(f"{last}: the run was started with other settings: {said}; repeat them, or choose another --out")
+        said = ", ".join(
+            f"{format_option(name, now[name])} (was {before[name]})" for name in changed
+        )
+        raise InputError(
+            f"{last}: the run was started with other settings: {said}; repeat them, or choose another --out"
+        )
     return state
 
 # %% ../../nbs/handbook/checkpoint.ipynb #387afffd
-RUN_FILES = ("config.json", "log.jsonl", "last.pt", "metrics.json", "report.html")  # written whole or not at all; a kill leaves a torn temporary file
+RUN_FILES = (
+    "config.json",
+    "log.jsonl",
+    "last.pt",
+    "metrics.json",
+    "report.html",
+)  # written whole or not at all; a kill leaves a torn temporary file
 
 
 def truncate_log(
-    path: Path,      # log.jsonl
+    path: Path,  # log.jsonl
     iteration: int,  # iterations the checkpoint has done
-) -> list[dict]:     # entries that stay
+) -> list[dict]:  # entries that stay
     "Forgets what was logged after the checkpoint, and removes what a killed run left."
     lines = path.read_text().splitlines() if iteration and path.exists() else []
-    kept = [entry for line in lines if line.endswith("}") and (entry := json.loads(line))["iteration"] <= iteration]
+    kept = [
+        entry
+        for line in lines
+        if line.endswith("}") and (entry := json.loads(line))["iteration"] <= iteration
+    ]
     for name in RUN_FILES:
         remove_temporary_files(path.parent / name)
     write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))

@@ -7,21 +7,22 @@ __all__ = ['PRESETS', 'TERM_SCALES', 'RANGES', 'DEFAULTS', 'DEFAULT_LEARNING_RAT
            'check_ranges', 'check_terms', 'resolve_config', 'config_to_dict', 'config_from_dict']
 
 # %% ../../nbs/05_training/02_config.ipynb #9c1e5d9f
+import dataclasses
+import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
 import torch
 import tyro
-from ..utils.errors import InputError
+
 from ..data.datasets import prepared_spacing
 from ..losses.affinity import sample_block_corners
-from .methods import METHODS
 from ..models.vnet import check_divisible_by_16
-from ..utils.cli import Flag
-import dataclasses
-import json
-from ..utils.cli import format_option
+from .methods import METHODS
+from ..utils.cli import Flag, format_option
+from ..utils.errors import InputError
 
 # %% ../../nbs/05_training/02_config.ipynb #a643bfb0
 @dataclass(frozen=True)
@@ -115,22 +116,55 @@ class TrainConfig(Choices):
 
 # %% ../../nbs/05_training/02_config.ipynb #6cdff79c
 PRESETS = {  # values of the fields above that are left open
-    "tuned": dict(orientations="none", norm="instance", learning_rate_schedule="polynomial", supervision="cross-entropy+dice",
-                     rampup="smooth", block_sampling="grid"),
-    "paper": dict(orientations="all", norm="batch", learning_rate_schedule="step", supervision="cross-entropy",
-                  rampup="smooth", block_sampling="grid"),
-    "released": dict(orientations="released", norm="batch", learning_rate_schedule="step", supervision="cross-entropy+dice",
-                     rampup="staircase", block_sampling="lattice"),
+    "tuned": dict(
+        orientations="none",
+        norm="instance",
+        learning_rate_schedule="polynomial",
+        supervision="cross-entropy+dice",
+        rampup="smooth",
+        block_sampling="grid",
+    ),
+    "paper": dict(
+        orientations="all",
+        norm="batch",
+        learning_rate_schedule="step",
+        supervision="cross-entropy",
+        rampup="smooth",
+        block_sampling="grid",
+    ),
+    "released": dict(
+        orientations="released",
+        norm="batch",
+        learning_rate_schedule="step",
+        supervision="cross-entropy+dice",
+        rampup="staircase",
+        block_sampling="lattice",
+    ),
 }
 TERM_SCALES = {  # the factor of each term
     "paper": {"local": 4.0},  # a sum over the 4 blocks, not a mean
-    "released": {"consistency": 0.5, "global": 0.25 / math.log(2) ** 2},  # halves, a mean over classes, and base-2 logarithms
+    "released": {
+        "consistency": 0.5,
+        "global": 0.25 / math.log(2) ** 2,
+    },  # halves, a mean over classes, and base-2 logarithms
 }
 TERM_SCALES["tuned"] = TERM_SCALES["released"]
 
 # %% ../../nbs/05_training/02_config.ipynb #13f5388e
 RANGES = {  # the least value, and the one it must stay below
-    **dict.fromkeys(("labeled", "iterations", "base_channels", "batch_size", "labeled_batch_size", "blocks", "log_every", "checkpoint_every"), (1, math.inf)),
+    **dict.fromkeys(
+        (
+            "labeled",
+            "iterations",
+            "base_channels",
+            "batch_size",
+            "labeled_batch_size",
+            "blocks",
+            "log_every",
+            "checkpoint_every",
+        ),
+        (1, math.inf),
+    ),
     **dict.fromkeys(("hold_out", "block_size", "noise", "learning_rate"), (0, math.inf)),
     "seed": (0, 2**63),
     **dict.fromkeys(("ema_decay", "dropout"), (0, 1)),
@@ -144,12 +178,22 @@ def check_ranges(
     for name, (least, limit) in RANGES.items():
         value = getattr(config, name)
         if value is not None and not (math.isfinite(value) and least <= value < limit):
-            above = f" and below {limit:g}" if limit < math.inf else "" if math.isfinite(value) else " and finite"
+            above = (
+                f" and below {limit:g}"
+                if limit < math.inf
+                else ""
+                if math.isfinite(value)
+                else " and finite"
+            )
             raise InputError(f"{format_option(name, value)}: must be {least} or more{above}")
     if min(config.stride) < 1:
-        raise InputError(f"{format_option('stride', config.stride)}: every stride must be 1 or more")
+        raise InputError(
+            f"{format_option('stride', config.stride)}: every stride must be 1 or more"
+        )
     if math.prod(map(abs, config.patch)) > 2**27:
-        raise InputError(f"{format_option('patch', config.patch)}: more than 512 x 512 x 512 voxels, which no memory holds; the published patch is 112 112 80")
+        raise InputError(
+            f"{format_option('patch', config.patch)}: more than 512 x 512 x 512 voxels, which no memory holds; the published patch is 112 112 80"
+        )
 
 # %% ../../nbs/05_training/02_config.ipynb #601771b8
 def check_terms(
@@ -159,23 +203,38 @@ def check_terms(
     terms = METHODS[config.method].terms
     if config.block_size and any(term.name == "local" for term in terms):
         try:
-            sample_block_corners(config.patch, config.block_size, config.blocks, torch.Generator().manual_seed(0), config.block_sampling)
+            sample_block_corners(
+                config.patch,
+                config.block_size,
+                config.blocks,
+                torch.Generator().manual_seed(0),
+                config.block_sampling,
+            )
         except ValueError as error:
-            given = " ".join(format_option(name, getattr(config, name)) for name in ("block_size", "blocks", "block_sampling"))
-            raise InputError(f"{given}: {error}; choose a smaller block, another number, or --block-sampling grid") from None
+            given = " ".join(
+                format_option(name, getattr(config, name))
+                for name in ("block_size", "blocks", "block_sampling")
+            )
+            raise InputError(
+                f"{given}: {error}; choose a smaller block, another number, or --block-sampling grid"
+            ) from None
     bare = [term.name for term in terms if term.covers == "unlabeled"]
     if bare and config.labeled_batch_size >= config.batch_size:
-        raise InputError(f"{format_option('labeled_batch_size', config.labeled_batch_size)} of {format_option('batch_size', config.batch_size)}: "
-                         f"leaves no patch for the {bare[0]} term of {config.method}; choose 1 to {config.batch_size - 1}")
+        raise InputError(
+            f"{format_option('labeled_batch_size', config.labeled_batch_size)} of {format_option('batch_size', config.batch_size)}: "
+            f"leaves no patch for the {bare[0]} term of {config.method}; choose 1 to {config.batch_size - 1}"
+        )
 
 # %% ../../nbs/05_training/02_config.ipynb #ee299d4e
-DEFAULTS = dict(augmentation="none", optimizer="sgd", batch_size=4, labeled_batch_size=2)  # where neither the run nor its method says otherwise
-DEFAULT_LEARNING_RATES = dict(sgd=0.01, adamw=0.001)                 # learning rates to start with
+DEFAULTS = dict(
+    augmentation="none", optimizer="sgd", batch_size=4, labeled_batch_size=2
+)  # where neither the run nor its method says otherwise
+DEFAULT_LEARNING_RATES = dict(sgd=0.01, adamw=0.001)  # learning rates to start with
 
 
 def resolve_config(
     config: TrainConfig,  # as given
-) -> TrainConfig:         # with nothing left open
+) -> TrainConfig:  # with nothing left open
     "Fills in the preset and the method's recipe. Raises `InputError` for settings that cannot work."
     if config.method not in METHODS:
         raise InputError(f"--method {config.method}: unknown; choose one of {' '.join(METHODS)}")
@@ -187,14 +246,19 @@ def resolve_config(
     left_open = PRESETS[config.preset] | DEFAULTS | METHODS[config.method].defaults
     left_open["learning_rate"] = DEFAULT_LEARNING_RATES[config.optimizer or left_open["optimizer"]]
     chosen = {name: value for name, value in left_open.items() if getattr(config, name) is None}
-    config = replace(config, **chosen, stride=tuple(map(min, config.stride, config.patch)), spacing=prepared_spacing(config.data))
+    config = replace(
+        config,
+        **chosen,
+        stride=tuple(map(min, config.stride, config.patch)),
+        spacing=prepared_spacing(config.data),
+    )
     check_terms(config)
     return config
 
 # %% ../../nbs/05_training/02_config.ipynb #0e19ceb7
 def config_to_dict(
     config: TrainConfig,  # settings
-) -> dict:           # as JSON holds them
+) -> dict:  # as JSON holds them
     "Settings as plain lists, numbers and text."
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
@@ -204,5 +268,9 @@ def config_from_dict(
 ) -> TrainConfig:
     "Settings that were written down; those this version does not know are left out. Raises what `TrainConfig` raises."
     known = {field.name for field in dataclasses.fields(TrainConfig)}
-    kept = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items() if name in known}
+    kept = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in settings.items()
+        if name in known
+    }
     return TrainConfig(**{**kept, "out": Path(kept["out"])})

@@ -16,9 +16,11 @@ import signal
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
 from ..utils.errors import InputError
 
 # %% ../../nbs/handbook/distributed.ipynb #3d1a4ab0
@@ -34,13 +36,15 @@ def rank() -> int:  # 0 to world_size() - 1
 
 def local_device(
     name: str,  # --device: auto, cpu, cuda, cuda:1
-) -> str:       # the same, with this process's own GPU where there are several processes
+) -> str:  # the same, with this process's own GPU where there are several processes
     "auto and cuda mean the GPU with this process's number on its machine. Raises `InputError` when there are fewer GPUs."
     if world_size() == 1 or name not in ("auto", "cuda") or not torch.cuda.is_available():
         return name
     place, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if place >= count:
-        raise InputError(f"process {place + 1} of this machine finds {count} GPU{'s' * (count > 1)}; start torchrun with --nproc_per_node {count}, or use --device cpu")
+        raise InputError(
+            f"process {place + 1} of this machine finds {count} GPU{'s' * (count > 1)}; start torchrun with --nproc_per_node {count}, or use --device cpu"
+        )
     return f"cuda:{place}"
 
 # %% ../../nbs/handbook/distributed.ipynb #bd806e25
@@ -72,7 +76,9 @@ def process_group(
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu and int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=step_timeout())
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=step_timeout()
+    )
     _slow_group.append(distributed.new_group(backend="gloo", timeout=LONG_TIMEOUT))
     yield  # after an error nobody says goodbye: the process ends, and the others notice
     barrier()
@@ -88,9 +94,11 @@ def barrier() -> None:
 
 def is_connection_lost(
     error: BaseException,  # whatever was raised
-) -> bool:                 # whether it says that another process is gone or silent
+) -> bool:  # whether it says that another process is gone or silent
     "Tells a lost connection from all other errors; gloo has no class of its own for it."
-    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )
 
 # %% ../../nbs/handbook/distributed.ipynb #0ff565fa
 def end_frozen() -> list[int]:  # numbers of the processes that were ended
@@ -119,16 +127,18 @@ def silence_other_ranks() -> contextlib.AbstractContextManager:
 # %% ../../nbs/handbook/distributed.ipynb #0f817a86
 def shard_batch(
     batch: Tensor,  # (B, ...), the same on every process
-) -> Tensor:        # (B / n, ...): rows rank, rank + n, rank + 2n, ...
+) -> Tensor:  # (B / n, ...): rows rank, rank + n, rank + 2n, ...
     "This process's share. Raises `ValueError` when the shares are not equal."
     if len(batch) % world_size():
-        raise ValueError(f"{len(batch)} patches cannot be shared out over {world_size()} processes evenly")
-    return batch[rank()::world_size()]
+        raise ValueError(
+            f"{len(batch)} patches cannot be shared out over {world_size()} processes evenly"
+        )
+    return batch[rank() :: world_size()]
 
 
 def all_gather_batch(
     own: Tensor,  # (B / n, ...), this process's share
-) -> Tensor:      # (B, ...), the whole batch in its order; gradient through the own rows alone
+) -> Tensor:  # (B, ...), the whole batch in its order; gradient through the own rows alone
     "The inverse of `shard_batch`, over all processes."
     if world_size() == 1:
         return own
@@ -148,12 +158,12 @@ class RankConsistentDropout3d(nn.Dropout3d):
         if n == 1 or not self.training or self.p == 0:
             return super().forward(x)
         mask = x.new_empty(n * len(x), x.shape[1], 1, 1, 1).bernoulli_(1 - self.p).div_(1 - self.p)
-        return x * mask[rank()::n]
+        return x * mask[rank() :: n]
 
 
 def convert_dropout(
     network: nn.Module,  # changed in place
-) -> nn.Module:          # the same network
+) -> nn.Module:  # the same network
     "Every Dropout3d of a network becomes a SharedDropout; weights and their names stay."
     for name, child in network.named_children():
         if isinstance(child, nn.Dropout3d):
@@ -164,28 +174,36 @@ def convert_dropout(
 
 
 def prepare_layers_for_ddp(
-    network: nn.Module,    # changed in place
+    network: nn.Module,  # changed in place
     device: torch.device,  # where it will run
     sync_batchnorm: bool,  # whether batch normalisation looks at the patches of all processes
-) -> nn.Module:            # a network fit for several processes; alone, as it was
+) -> nn.Module:  # a network fit for several processes; alone, as it was
     "Dropout, and on demand batch normalisation, over all processes. Raises `InputError` for the latter without a GPU."
     if sync_batchnorm and device.type != "cuda":
-        raise InputError("--sync-batchnorm: works on GPUs alone; leave it away, or choose --norm instance")
+        raise InputError(
+            "--sync-batchnorm: works on GPUs alone; leave it away, or choose --norm instance"
+        )
     if world_size() == 1:
         return network
-    return convert_dropout(nn.SyncBatchNorm.convert_sync_batchnorm(network) if sync_batchnorm else network)
+    return convert_dropout(
+        nn.SyncBatchNorm.convert_sync_batchnorm(network) if sync_batchnorm else network
+    )
 
 # %% ../../nbs/handbook/distributed.ipynb #b8583037
 def to_ddp(
     network: nn.Module,  # on its device
-) -> nn.Module:          # what to call in a step
+) -> nn.Module:  # what to call in a step
     "The network with gradients that are averaged over the processes; alone, the network itself."
     if world_size() == 1:
         return network
-    known = inspect.signature(DistributedDataParallel).parameters  # the option's name depends on PyTorch's version
+    known = inspect.signature(
+        DistributedDataParallel
+    ).parameters  # the option's name depends on PyTorch's version
     for p in network.parameters():
         if p.shape[2:].numel() == 1:
-            p.data = p.data.clone(memory_format=torch.contiguous_format)  # a 1 x 1 x 1 kernel with the strides of its gradient
+            p.data = p.data.clone(
+                memory_format=torch.contiguous_format
+            )  # a 1 x 1 x 1 kernel with the strides of its gradient
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     return DistributedDataParallel(network, **{option: False})
 
@@ -212,12 +230,14 @@ def sync_buffers(
         first = weights.clone()
         distributed.broadcast(first, 0)
         if any_rank(not torch.equal(weights, first)):
-            raise RuntimeError("the processes no longer have the same weights; go on with --resume from the last checkpoint")
+            raise RuntimeError(
+                "the processes no longer have the same weights; go on with --resume from the last checkpoint"
+            )
 
 # %% ../../nbs/handbook/distributed.ipynb #774eb6f3
 def any_rank(
     answer: object,  # this process's, true or false
-) -> bool:           # whether any process said yes
+) -> bool:  # whether any process said yes
     "A question to all, through main memory: no GPU has to finish its work for it."
     if world_size() == 1:
         return bool(answer)
@@ -228,7 +248,7 @@ def any_rank(
 
 def all_gather_objects(
     thing: object,  # whatever can be pickled
-) -> list:          # one from each process, in the order of ranks
+) -> list:  # one from each process, in the order of ranks
     "Everybody's results, on every process; takes the patient group."
     things = [thing] * world_size()
     if world_size() > 1:

@@ -14,61 +14,93 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
-from torch import Tensor
-from ..losses.weak_to_strong import weak_to_strong_loss
-from ..losses.adversarial import ConfidenceNetwork, adversarial_loss, confidence_map, discriminator_bce_loss, match_confidence, one_hot_encode, pseudo_label_loss
-from ..losses.consistency import dice_consistency
-from ..losses.equivariance import equivariance_loss, random_rotate_flip, rotate_flip
-from ..losses.supervised import cross_entropy_loss
-from ..losses.uncertainty import masked_mse_consistency, mc_dropout_mean, uncertainty_map, uncertainty_threshold
-from ..losses.mixing import bcp_inputs, bcp_loss, cutmix_inputs, cutmix_loss, paste_first, pasted
-from ..losses.entropy import entropy_loss
-from ..losses.self_information import global_structure_loss
-from ..losses.affinity import local_structure_loss
-from ..losses.consistency import mse_consistency
-from ..losses.supervised import supervised_loss
+
 import torch
+from torch import Tensor
+
+from lgermt.losses.adversarial import (
+    ConfidenceNetwork,
+    adversarial_loss,
+    confidence_map,
+    discriminator_bce_loss,
+    match_confidence,
+    one_hot_encode,
+    pseudo_label_loss,
+)
+from ..losses.affinity import local_structure_loss
+from ..losses.consistency import dice_consistency, mse_consistency
+from ..losses.entropy import entropy_loss
+from ..losses.equivariance import equivariance_loss, random_rotate_flip, rotate_flip
+from lgermt.losses.mixing import (
+    bcp_inputs,
+    bcp_loss,
+    cutmix_inputs,
+    cutmix_loss,
+    paste_first,
+    pasted,
+)
+from ..losses.self_information import global_structure_loss
+from ..losses.supervised import cross_entropy_loss, supervised_loss
+from lgermt.losses.uncertainty import (
+    masked_mse_consistency,
+    mc_dropout_mean,
+    uncertainty_map,
+    uncertainty_threshold,
+)
+from ..losses.weak_to_strong import weak_to_strong_loss
 
 # %% ../../nbs/05_training/01_methods.ipynb #819f63c8
 @dataclass
 class StepContext:
     "All that a term of the loss may look at during one training step."
-    images: Tensor                     # (B, 1, X, Y, Z), annotated patches first
-    labels: Tensor                     # (L, X, Y, Z) int64, L of the B patches are annotated
-    config: Any = None                # the run's settings: block_size, blocks, sampling, ...
-    progress: float = 0.0              # t / t_max, 0 to 1
-    generator: torch.Generator | None = None        # CPU generator of this step, for places and choices
-    perturb: Callable | None = None    # images -> noisy images
-    student: Callable | None = None    # images -> logits, with gradient
-    teacher: Callable | None = None    # images -> probabilities, without gradient
-    auxiliary_networks: dict = field(default_factory=dict)    # further networks of the method
-    logits: Tensor | None = None       # (B, C, X, Y, Z) float32, student's; more rows where its input has more
-    p_s: Tensor | None = None          # same shape, student's probabilities
-    p_t: Tensor | None = None          # (B, C, X, Y, Z) teacher's probabilities
-    notes: dict = field(default_factory=dict)       # what a method's inputs leave for its terms
 
-    def rows(self, covers: str) -> "StepContext":  # "all", "labeled" or "unlabeled" to the step seen by a term
+    images: Tensor  # (B, 1, X, Y, Z), annotated patches first
+    labels: Tensor  # (L, X, Y, Z) int64, L of the B patches are annotated
+    config: Any = None  # the run's settings: block_size, blocks, sampling, ...
+    progress: float = 0.0  # t / t_max, 0 to 1
+    generator: torch.Generator | None = None  # CPU generator of this step, for places and choices
+    perturb: Callable | None = None  # images -> noisy images
+    student: Callable | None = None  # images -> logits, with gradient
+    teacher: Callable | None = None  # images -> probabilities, without gradient
+    auxiliary_networks: dict = field(default_factory=dict)  # further networks of the method
+    logits: Tensor | None = (
+        None  # (B, C, X, Y, Z) float32, student's; more rows where its input has more
+    )
+    p_s: Tensor | None = None  # same shape, student's probabilities
+    p_t: Tensor | None = None  # (B, C, X, Y, Z) teacher's probabilities
+    notes: dict = field(default_factory=dict)  # what a method's inputs leave for its terms
+
+    def rows(
+        self, covers: str
+    ) -> "StepContext":  # "all", "labeled" or "unlabeled" to the step seen by a term
         "The step restricted to some of its patches."
         if covers == "all":
             return self
         first = len(self.labels)
         part = slice(first) if covers == "labeled" else slice(first, len(self.images))
-        cut = {name: value[part] for name in ("images", "logits", "p_s", "p_t") if (value := getattr(self, name)) is not None}
+        cut = {
+            name: value[part]
+            for name in ("images", "logits", "p_s", "p_t")
+            if (value := getattr(self, name)) is not None
+        }
         return replace(self, **cut)
 
 # %% ../../nbs/05_training/01_methods.ipynb #c4a6b20f
 @dataclass(frozen=True)
 class Term:
     "One part of a loss: weight * ramp * loss(step restricted to the patches it covers). Raises `ValueError` for other patches."
-    name: str                          # column of the log
-    loss: Callable[[StepContext], Tensor]     # 0-d float32
-    weight: float = 1.0                # at the end of the ramp-up
-    covers: str = "all"                # all, labeled or unlabeled
-    ramped: bool = True                # whether the weight rises with lambda(t)
+
+    name: str  # column of the log
+    loss: Callable[[StepContext], Tensor]  # 0-d float32
+    weight: float = 1.0  # at the end of the ramp-up
+    covers: str = "all"  # all, labeled or unlabeled
+    ramped: bool = True  # whether the weight rises with lambda(t)
 
     def __post_init__(self):
         if self.covers not in ("all", "labeled", "unlabeled"):
-            raise ValueError(f"term {self.name} covers {self.covers!r}; choose all, labeled or unlabeled")
+            raise ValueError(
+                f"term {self.name} covers {self.covers!r}; choose all, labeled or unlabeled"
+            )
 
 
 def identity(step: StepContext) -> Tensor:  # (B, 1, X, Y, Z)
@@ -84,18 +116,27 @@ def with_noise(step: StepContext) -> Tensor:  # (B, 1, X, Y, Z)
 @dataclass(frozen=True)
 class Method:
     "A row of Table 1: what student and teacher look at, and the terms of the loss. Raises `ValueError` when two terms share a name."
-    title: str                                            # as the tables print it
-    source: str                                           # where it comes from
-    terms: tuple                                          # of Term
-    student_input: Callable[[StepContext], Tensor] = identity       # what the student sees
-    teacher_input: Callable[[StepContext], Tensor] | None = None # what the teacher sees; None: no teacher's pass but those the terms make
-    unlabeled: bool = True                                # False: every patch of the batch is annotated
-    has_teacher: bool = True                              # whether an averaged copy of the student is kept
-    teacher_dropout: bool = True                          # whether the teacher, too, loses channels when it is asked
-    defaults: dict = field(default_factory=dict)            # settings of a run that this method asks for, unless they are given
-    make_auxiliary_networks: Callable[[Any], dict] | None = None         # options -> further networks, trained on `auxiliary_terms` terms
-    auxiliary_terms: tuple = ()                                  # their terms, computed after the student's step
-    optimizer: Callable[[list], torch.optim.Optimizer] = partial(torch.optim.Adam, lr=1e-4, betas=(0.9, 0.99))  # of the further networks
+
+    title: str  # as the tables print it
+    source: str  # where it comes from
+    terms: tuple  # of Term
+    student_input: Callable[[StepContext], Tensor] = identity  # what the student sees
+    teacher_input: Callable[[StepContext], Tensor] | None = (
+        None  # what the teacher sees; None: no teacher's pass but those the terms make
+    )
+    unlabeled: bool = True  # False: every patch of the batch is annotated
+    has_teacher: bool = True  # whether an averaged copy of the student is kept
+    teacher_dropout: bool = True  # whether the teacher, too, loses channels when it is asked
+    defaults: dict = field(
+        default_factory=dict
+    )  # settings of a run that this method asks for, unless they are given
+    make_auxiliary_networks: Callable[[Any], dict] | None = (
+        None  # options -> further networks, trained on `auxiliary_terms` terms
+    )
+    auxiliary_terms: tuple = ()  # their terms, computed after the student's step
+    optimizer: Callable[[list], torch.optim.Optimizer] = partial(
+        torch.optim.Adam, lr=1e-4, betas=(0.9, 0.99)
+    )  # of the further networks
 
     def __post_init__(self):
         names = [term.name for term in (*self.terms, *self.auxiliary_terms)]
@@ -107,12 +148,28 @@ class Method:
         return labeled_batch_size if self.unlabeled else batch_size
 
 # %% ../../nbs/05_training/01_methods.ipynb #567e99da
-SUPERVISED = Term("supervised", lambda s: {"cross-entropy": cross_entropy_loss, "cross-entropy+dice": supervised_loss}
-                  [s.config.supervision](s.logits, s.labels), covers="labeled", ramped=False)
+SUPERVISED = Term(
+    "supervised",
+    lambda s: {"cross-entropy": cross_entropy_loss, "cross-entropy+dice": supervised_loss}[
+        s.config.supervision
+    ](s.logits, s.labels),
+    covers="labeled",
+    ramped=False,
+)
 CONSISTENCY = Term("consistency", lambda s: mse_consistency(s.p_s, s.p_t), weight=0.1)
 ENTROPY = Term("entropy", lambda s: entropy_loss(s.p_s), weight=0.01, covers="unlabeled")
-LOCAL = Term("local", lambda s: local_structure_loss(s.p_s, s.p_t, s.config.block_size or None, s.config.blocks,
-             s.generator, s.config.block_sampling), weight=0.01)
+LOCAL = Term(
+    "local",
+    lambda s: local_structure_loss(
+        s.p_s,
+        s.p_t,
+        s.config.block_size or None,
+        s.config.blocks,
+        s.generator,
+        s.config.block_sampling,
+    ),
+    weight=0.01,
+)
 GLOBAL = Term("global", lambda s: global_structure_loss(s.p_s, s.p_t), weight=0.01)
 
 # %% ../../nbs/05_training/01_methods.ipynb #6298867b
@@ -120,7 +177,9 @@ def uncertainty_masked_consistency(step: StepContext) -> Tensor:  # to 0-d float
     "UA-MT: the teacher's main pass, eight more for its uncertainty, and the voxels below the threshold of t."
     p_t = step.teacher(step.perturb(step.images))
     mean = mc_dropout_mean(step.teacher, step.images, step.perturb)
-    return masked_mse_consistency(step.p_s, p_t, uncertainty_map(mean) < uncertainty_threshold(step.progress))
+    return masked_mse_consistency(
+        step.p_s, p_t, uncertainty_map(mean) < uncertainty_threshold(step.progress)
+    )
 
 
 def stack_with_transformed(step: StepContext) -> Tensor:  # to (2B, 1, X, Y, Z)
@@ -130,9 +189,9 @@ def stack_with_transformed(step: StepContext) -> Tensor:  # to (2B, 1, X, Y, Z)
 
 
 def transformation_consistency(
-    step: StepContext,                   # after `stack_with_transformed`
+    step: StepContext,  # after `stack_with_transformed`
     stop_gradient: bool = False,  # True: the turned answer is a constant
-) -> Tensor:                      # 0-d float32
+) -> Tensor:  # 0-d float32
     "TCSE: the two halves of the student's answer, the turn undone."
     return equivariance_loss(*step.p_s.chunk(2), *step.notes["turn"], stop_gradient)
 
@@ -144,20 +203,33 @@ def asdnet_pseudo_label_loss(step: StepContext) -> Tensor:  # to 0-d float32
 
 
 def discriminator_loss(
-    step: StepContext,          # after the student's step, without its gradient
+    step: StepContext,  # after the student's step, without its gradient
     lend: bool = False,  # True: the expert's mask as sure as the student; False: 0 and 1, as published
-) -> Tensor:             # 0-d float32
+) -> Tensor:  # 0-d float32
     "ASDNet: the judge's own loss; it also takes note of the student's Dice."
     judge = step.auxiliary_networks["confidence"]
     judge.update_running_dice(step.p_s, step.labels)
-    drawn = match_confidence(step.p_s, step.labels) if lend else one_hot_encode(step.labels, step.p_s.shape[1])
+    drawn = (
+        match_confidence(step.p_s, step.labels)
+        if lend
+        else one_hot_encode(step.labels, step.p_s.shape[1])
+    )
     return discriminator_bce_loss(judge, step.p_s, drawn)
 
 # %% ../../nbs/05_training/01_methods.ipynb #99955956
-DICE_CONSISTENCY = Term("dice-consistency", lambda s: dice_consistency(s.p_s, s.p_t), weight=0.1, covers="unlabeled")
-UNCERTAINTY_MASKED = Term("certain-consistency", uncertainty_masked_consistency, weight=0.1, covers="unlabeled")
+DICE_CONSISTENCY = Term(
+    "dice-consistency", lambda s: dice_consistency(s.p_s, s.p_t), weight=0.1, covers="unlabeled"
+)
+UNCERTAINTY_MASKED = Term(
+    "certain-consistency", uncertainty_masked_consistency, weight=0.1, covers="unlabeled"
+)
 EQUIVARIANCE = Term("equivariance", transformation_consistency, weight=0.1)
-ADVERSARIAL = Term("adversarial", lambda s: adversarial_loss(s.auxiliary_networks["confidence"], s.p_s), weight=0.05, ramped=False)
+ADVERSARIAL = Term(
+    "adversarial",
+    lambda s: adversarial_loss(s.auxiliary_networks["confidence"], s.p_s),
+    weight=0.05,
+    ramped=False,
+)
 PSEUDO_LABEL = Term("pseudo-label", asdnet_pseudo_label_loss, weight=0.5, covers="unlabeled")
 DISCRIMINATOR = Term("confidence", discriminator_loss, covers="labeled", ramped=False)
 COPY_PASTE = Term("copy-paste", bcp_loss, ramped=False)
@@ -166,34 +238,94 @@ WEAK_TO_STRONG = Term("guided", weak_to_strong_loss, covers="unlabeled")
 
 # %% ../../nbs/05_training/01_methods.ipynb #7d50ea11
 PAPER_SOURCE = "Hang et al., MICCAI 2020"
-WEAK_TO_STRONG_DEFAULTS = dict(augmentation="both", optimizer="adamw", batch_size=6, labeled_batch_size=4)
+WEAK_TO_STRONG_DEFAULTS = dict(
+    augmentation="both", optimizer="adamw", batch_size=6, labeled_batch_size=4
+)
 METHODS = {
-    "vnet": Method("V-Net", "Milletari et al., 3DV 2016", (SUPERVISED,), unlabeled=False, has_teacher=False),
-    "asdnet": Method("ASDNet", "Nie et al., MICCAI 2018", (SUPERVISED, ADVERSARIAL, PSEUDO_LABEL), has_teacher=False,
-                     make_auxiliary_networks=lambda options: {"confidence": ConfidenceNetwork(base_channels=options.base_channels)}, auxiliary_terms=(DISCRIMINATOR,)),
-    "tcse": Method("TCSE", "Li et al., BMVC 2018", (SUPERVISED, EQUIVARIANCE), student_input=stack_with_transformed, has_teacher=False),
-    "mt": Method("MT", "Tarvainen and Valpola, NeurIPS 2017", (SUPERVISED, CONSISTENCY), teacher_input=with_noise),
-    "mt-dice": Method("MT-Dice", "Cui et al., IPMI 2019", (SUPERVISED, DICE_CONSISTENCY), teacher_input=with_noise),
+    "vnet": Method(
+        "V-Net", "Milletari et al., 3DV 2016", (SUPERVISED,), unlabeled=False, has_teacher=False
+    ),
+    "asdnet": Method(
+        "ASDNet",
+        "Nie et al., MICCAI 2018",
+        (SUPERVISED, ADVERSARIAL, PSEUDO_LABEL),
+        has_teacher=False,
+        make_auxiliary_networks=lambda options: {
+            "confidence": ConfidenceNetwork(base_channels=options.base_channels)
+        },
+        auxiliary_terms=(DISCRIMINATOR,),
+    ),
+    "tcse": Method(
+        "TCSE",
+        "Li et al., BMVC 2018",
+        (SUPERVISED, EQUIVARIANCE),
+        student_input=stack_with_transformed,
+        has_teacher=False,
+    ),
+    "mt": Method(
+        "MT",
+        "Tarvainen and Valpola, NeurIPS 2017",
+        (SUPERVISED, CONSISTENCY),
+        teacher_input=with_noise,
+    ),
+    "mt-dice": Method(
+        "MT-Dice", "Cui et al., IPMI 2019", (SUPERVISED, DICE_CONSISTENCY), teacher_input=with_noise
+    ),
     "ua-mt": Method("UA-MT", "Yu et al., MICCAI 2019", (SUPERVISED, UNCERTAINTY_MASKED)),
-    "er-mt": Method("ER-MT", PAPER_SOURCE, (SUPERVISED, CONSISTENCY, ENTROPY), teacher_input=with_noise),
-    "l-er-mt": Method("L-ER-MT", PAPER_SOURCE, (SUPERVISED, CONSISTENCY, ENTROPY, LOCAL), teacher_input=with_noise),
-    "g-er-mt": Method("G-ER-MT", PAPER_SOURCE, (SUPERVISED, CONSISTENCY, ENTROPY, GLOBAL), teacher_input=with_noise),
-    "lg-er-mt": Method("LG-ER-MT", PAPER_SOURCE, (SUPERVISED, CONSISTENCY, ENTROPY, LOCAL, GLOBAL), teacher_input=with_noise),
+    "er-mt": Method(
+        "ER-MT", PAPER_SOURCE, (SUPERVISED, CONSISTENCY, ENTROPY), teacher_input=with_noise
+    ),
+    "l-er-mt": Method(
+        "L-ER-MT", PAPER_SOURCE, (SUPERVISED, CONSISTENCY, ENTROPY, LOCAL), teacher_input=with_noise
+    ),
+    "g-er-mt": Method(
+        "G-ER-MT",
+        PAPER_SOURCE,
+        (SUPERVISED, CONSISTENCY, ENTROPY, GLOBAL),
+        teacher_input=with_noise,
+    ),
+    "lg-er-mt": Method(
+        "LG-ER-MT",
+        PAPER_SOURCE,
+        (SUPERVISED, CONSISTENCY, ENTROPY, LOCAL, GLOBAL),
+        teacher_input=with_noise,
+    ),
     "bcp": Method("BCP", "Bai et al., CVPR 2023", (COPY_PASTE,), student_input=bcp_inputs),
-    "cutmix": Method("CutMix", "French et al., BMVC 2020", (SUPERVISED, CUTMIX), student_input=cutmix_inputs, defaults=dict(augmentation="intensity")),
-    "weak-to-strong": Method("Weak-to-strong", "Sohn et al., NeurIPS 2020", (SUPERVISED, WEAK_TO_STRONG), teacher_dropout=False, defaults=WEAK_TO_STRONG_DEFAULTS),
-    "lg-bcp": Method("LG-BCP", "this repository", (COPY_PASTE, CONSISTENCY, replace(ENTROPY, covers="all"), LOCAL, GLOBAL),
-                     student_input=pasted, teacher_input=paste_first, defaults=dict(augmentation="both")),
+    "cutmix": Method(
+        "CutMix",
+        "French et al., BMVC 2020",
+        (SUPERVISED, CUTMIX),
+        student_input=cutmix_inputs,
+        defaults=dict(augmentation="intensity"),
+    ),
+    "weak-to-strong": Method(
+        "Weak-to-strong",
+        "Sohn et al., NeurIPS 2020",
+        (SUPERVISED, WEAK_TO_STRONG),
+        teacher_dropout=False,
+        defaults=WEAK_TO_STRONG_DEFAULTS,
+    ),
+    "lg-bcp": Method(
+        "LG-BCP",
+        "this repository",
+        (COPY_PASTE, CONSISTENCY, replace(ENTROPY, covers="all"), LOCAL, GLOBAL),
+        student_input=pasted,
+        teacher_input=paste_first,
+        defaults=dict(augmentation="both"),
+    ),
 }
 
 # %% ../../nbs/05_training/01_methods.ipynb #b44ee277
 def total_loss(
-    terms: tuple,   # of Term
-    step: StepContext,     # with all that the terms look at
-    ramp: float,    # lambda(t), 0 to 1
-    scale: dict,    # the preset's factor of a term, by name; 1 where absent
+    terms: tuple,  # of Term
+    step: StepContext,  # with all that the terms look at
+    ramp: float,  # lambda(t), 0 to 1
+    scale: dict,  # the preset's factor of a term, by name; 1 where absent
 ) -> tuple[Tensor, dict]:  # the loss to minimise; every term's value before its weight
     "Eq. 5: the weighted sum of the terms."
     values = {term.name: term.loss(step.rows(term.covers)) for term in terms}
-    weights = {term.name: term.weight * scale.get(term.name, 1.0) * (ramp if term.ramped else 1.0) for term in terms}
+    weights = {
+        term.name: term.weight * scale.get(term.name, 1.0) * (ramp if term.ramped else 1.0)
+        for term in terms
+    }
     return sum(weights[name] * value for name, value in values.items()), values

@@ -10,37 +10,37 @@ import math
 
 # %% ../../nbs/03_mean_teacher/03_schedules.ipynb #d8b313e6
 def gaussian_rampup(
-    step: float,   # step so far
+    step: float,  # step so far
     total: float,  # step at which the ramp is full
-) -> float:        # exp(-5) = 0.0067 at step 0, 1 from `total` on
+) -> float:  # exp(-5) = 0.0067 at step 0, 1 from `total` on
     "exp(-5 (1 - step/total)^2), the paper's lambda(t)."
     t = min(max(step / total, 0.0), 1.0)
     return math.exp(-5 * (1 - t) ** 2)
 
 
 def staircase_rampup(
-    step: int,        # step so far
-    total: int,       # step at which the ramp is full
-    stairs: int = 40, # number of steps of the staircase
-) -> float:           # the ramp at the last stair reached
+    step: int,  # step so far
+    total: int,  # step at which the ramp is full
+    stairs: int = 40,  # number of steps of the staircase
+) -> float:  # the ramp at the last stair reached
     "The released code's ramp-up: the same curve, raised `stairs` times in a run."
     return gaussian_rampup(math.floor(stairs * step / total), stairs)
 
 # %% ../../nbs/03_mean_teacher/03_schedules.ipynb #cb0ab128
 def step_learning_rate(
-    step: int,          # zero-based step
-    total: int,         # length of the run
-    initial: float,     # learning rate at step 0
-) -> float:             # learning rate at this step
+    step: int,  # zero-based step
+    total: int,  # length of the run
+    initial: float,  # learning rate at step 0
+) -> float:  # learning rate at this step
     "Divided by 10 after 2500 and again after 5000 of 6000 iterations, in proportion for other lengths."
     return initial * 0.1 ** (math.floor(step * 12 / total) // 5)
 
 
 def polynomial_learning_rate(
-    step: int,           # zero-based step
-    total: int,          # length of the run
-    initial: float,      # learning rate at step 0
+    step: int,  # zero-based step
+    total: int,  # length of the run
+    initial: float,  # learning rate at step 0
     power: float = 0.9,  # shape of the curve
-) -> float:              # learning rate at this step
+) -> float:  # learning rate at this step
     "initial * (1 - step/total)^power: falls all the time, reaches 0 at the end."
     return initial * (1 - min(step / total, 1.0)) ** power

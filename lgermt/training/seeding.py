@@ -6,15 +6,15 @@
 __all__ = ['NOISE', 'DROPOUT', 'LOCATIONS', 'seeded_generator', 'GaussianNoise']
 
 # %% ../../nbs/handbook/seeding.ipynb #c588abd4
-from torch import Tensor
 import numpy as np
 import torch
+from torch import Tensor
 
 # %% ../../nbs/handbook/seeding.ipynb #80759a0e
 def seeded_generator(
-    *names: int,          # what the stream is for: seed, purpose, iteration, place
+    *names: int,  # what the stream is for: seed, purpose, iteration, place
     device: str = "cpu",
-) -> torch.Generator:     # positioned at the start of that stream
+) -> torch.Generator:  # positioned at the start of that stream
     "A generator that depends on its names alone, so that nothing has to be remembered to draw the same again."
     state = np.random.SeedSequence(names).generate_state(2, np.uint32)
     return torch.Generator(device).manual_seed(int(state[0]) << 32 | int(state[1]))
@@ -28,8 +28,8 @@ class GaussianNoise:
 
     def __init__(
         self,
-        std: float,   # standard deviation; clipped at twice that
-        names: tuple,       # seed and iteration
+        std: float,  # standard deviation; clipped at twice that
+        names: tuple,  # seed and iteration
     ):
         self.std, self.names, self.calls = std, names, 0
 
@@ -37,6 +37,10 @@ class GaussianNoise:
         "images + noise."
         noise = torch.empty_like(images)
         for place, patch in enumerate(noise):
-            patch.normal_(0, self.std, generator=seeded_generator(*self.names, self.calls, place, device=images.device))
+            patch.normal_(
+                0,
+                self.std,
+                generator=seeded_generator(*self.names, self.calls, place, device=images.device),
+            )
         self.calls += 1
         return images + noise.clamp_(-2 * self.std, 2 * self.std)

@@ -8,36 +8,52 @@ __all__ = ['OPTIMIZERS', 'maybe_compile', 'Networks', 'Memory', 'optimizer_step'
 # %% ../../nbs/05_training/03_trainer.ipynb #e52f581b
 import shutil
 from functools import partial
+
 import torch
 from torch import Tensor, nn
+
 from ..data.augmentation import random_affine, random_intensity
 from ..models.ema import make_teacher, update_teacher, warmup_decay
-from ..utils.errors import InputError
-from .methods import METHODS, StepContext, total_loss
-from .distributed import all_gather_batch, broadcast_gradients, local_device, prepare_layers_for_ddp, shard_batch, to_ddp, world_size
-from .schedules import gaussian_rampup, polynomial_learning_rate, staircase_rampup, step_learning_rate
-from .config import TERM_SCALES, TrainConfig
-from ..utils.environment import pick_device, pick_precision
-from .seeding import DROPOUT
-from .seeding import NOISE
-from .seeding import LOCATIONS
-from .seeding import GaussianNoise
 from ..models.registry import build_model
-from .seeding import seeded_generator
+from .config import TERM_SCALES, TrainConfig
+from lgermt.training.distributed import (
+    all_gather_batch,
+    broadcast_gradients,
+    local_device,
+    prepare_layers_for_ddp,
+    shard_batch,
+    to_ddp,
+    world_size,
+)
+from .methods import METHODS, StepContext, total_loss
+from lgermt.training.schedules import (
+    gaussian_rampup,
+    polynomial_learning_rate,
+    staircase_rampup,
+    step_learning_rate,
+)
+from .seeding import DROPOUT, LOCATIONS, NOISE, GaussianNoise, seeded_generator
+from ..utils.environment import pick_device, pick_precision
+from ..utils.errors import InputError
 
 # %% ../../nbs/05_training/03_trainer.ipynb #34d7afea
-OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4), "adamw": partial(torch.optim.AdamW, weight_decay=1e-2)}
+OPTIMIZERS = {
+    "sgd": partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4),
+    "adamw": partial(torch.optim.AdamW, weight_decay=1e-2),
+}
 
 # %% ../../nbs/05_training/03_trainer.ipynb #3a92a44f
 def maybe_compile(
     network: nn.Module,
     config: TrainConfig,  # asks for torch.compile, or not
-) -> nn.Module:      # with the same weights
+) -> nn.Module:  # with the same weights
     "The network as training steps call it. Raises `InputError` where torch.compile would find no compiler."
     if not config.compile:
         return network
     if not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
-        raise InputError("--compile: finds no C++ compiler; install one (Debian: apt-get install g++), or leave --compile away")
+        raise InputError(
+            "--compile: finds no C++ compiler; install one (Debian: apt-get install g++), or leave --compile away"
+        )
     return torch.compile(network)
 
 # %% ../../nbs/05_training/03_trainer.ipynb #6b01b764
@@ -54,27 +70,43 @@ class Networks:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             student = build_model(config)
-            self.auxiliary_networks = self.method.make_auxiliary_networks(config) if self.method.make_auxiliary_networks else {}
+            self.auxiliary_networks = (
+                self.method.make_auxiliary_networks(config)
+                if self.method.make_auxiliary_networks
+                else {}
+            )
         place = lambda network: network.to(self.device, memory_format=torch.channels_last_3d)
         self.student = place(prepare_layers_for_ddp(student, self.device, config.sync_batchnorm))
         self.teacher = make_teacher(self.student) if self.method.has_teacher else None
         if self.teacher is not None and not self.method.teacher_dropout:
             self.teacher.dropout.eval()
-        self.auxiliary_networks = {name: place(network) for name, network in self.auxiliary_networks.items()}
-        self.optimizer = OPTIMIZERS[config.optimizer](self.student.parameters(), lr=config.learning_rate)
-        self.student_ddp = maybe_compile(to_ddp(self.student), config)  # the same weights; adds up the gradients of all processes
+        self.auxiliary_networks = {
+            name: place(network) for name, network in self.auxiliary_networks.items()
+        }
+        self.optimizer = OPTIMIZERS[config.optimizer](
+            self.student.parameters(), lr=config.learning_rate
+        )
+        self.student_ddp = maybe_compile(
+            to_ddp(self.student), config
+        )  # the same weights; adds up the gradients of all processes
         self.teacher_compiled = self.teacher and maybe_compile(self.teacher, config)
-        parameters = [p for network in self.auxiliary_networks.values() for p in network.parameters()]
+        parameters = [
+            p for network in self.auxiliary_networks.values() for p in network.parameters()
+        ]
         self.auxiliary_optimizer = self.method.optimizer(parameters) if parameters else None
 
-    def forward(self, network: nn.Module, images: Tensor) -> Tensor:  # (B, 1, X, Y, Z) to float32 logits
+    def forward(
+        self, network: nn.Module, images: Tensor
+    ) -> Tensor:  # (B, 1, X, Y, Z) to float32 logits
         "A forward pass in the run's precision; whatever follows it computes in float32."
         images = shard_batch(images).to(memory_format=torch.channels_last_3d)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             logits = network(images)
         return all_gather_batch(logits.float())
 
-    def teacher_probabilities(self, images: Tensor) -> Tensor:  # (B, 1, X, Y, Z) to probabilities (B, C, X, Y, Z)
+    def teacher_probabilities(
+        self, images: Tensor
+    ) -> Tensor:  # (B, 1, X, Y, Z) to probabilities (B, C, X, Y, Z)
         "The teacher's probabilities without gradient; with dropout, unless the method wants none."
         with torch.no_grad():
             return self.forward(self.teacher_compiled, images).softmax(1)
@@ -89,7 +121,9 @@ class Memory(Networks):
         if self.teacher is not None:
             state["teacher"] = self.teacher.state_dict()
         if self.auxiliary_optimizer:
-            state["networks"] = {name: network.state_dict() for name, network in self.auxiliary_networks.items()}
+            state["networks"] = {
+                name: network.state_dict() for name, network in self.auxiliary_networks.items()
+            }
             state["opponent"] = self.auxiliary_optimizer.state_dict()
         return state
 
@@ -107,7 +141,7 @@ class Memory(Networks):
 # %% ../../nbs/05_training/03_trainer.ipynb #17bd6bdc
 def optimizer_step(
     optimizer: torch.optim.Optimizer,  # whose weights have gradients
-    rate: float | None = None,         # learning rate; None keeps the optimiser's own
+    rate: float | None = None,  # learning rate; None keeps the optimiser's own
 ) -> None:
     "One step of an optimiser; the gradients are forgotten."
     if rate is not None:
@@ -120,20 +154,34 @@ def optimizer_step(
 class Duel(Memory):
     "Networks with their schedules, and the step of the further ones against the student."
 
-    def schedule(self, iteration: int) -> tuple[float, float]:  # zero-based iteration to (ramp, learning rate)
+    def schedule(
+        self, iteration: int
+    ) -> tuple[float, float]:  # zero-based iteration to (ramp, learning rate)
         "Where the schedules stand: functions of the iteration, so a resumed run cannot get them wrong."
         c = self.config
-        ramp = {"smooth": gaussian_rampup, "staircase": staircase_rampup}[c.rampup](iteration, c.iterations)
-        rate = {"step": step_learning_rate, "polynomial": polynomial_learning_rate}[c.learning_rate_schedule]
+        ramp = {"smooth": gaussian_rampup, "staircase": staircase_rampup}[c.rampup](
+            iteration, c.iterations
+        )
+        rate = {"step": step_learning_rate, "polynomial": polynomial_learning_rate}[
+            c.learning_rate_schedule
+        ]
         return ramp, rate(iteration, c.iterations, c.learning_rate)
 
-    def auxiliary_step(self, step: StepContext, ramp: float) -> dict[str, Tensor]:  # a finished step of the student to the terms' values
+    def auxiliary_step(
+        self, step: StepContext, ramp: float
+    ) -> dict[str, Tensor]:  # a finished step of the student to the terms' values
         "The step of the method's further networks, against the student's predictions as they are."
         step.logits, step.p_s = step.logits.detach(), step.p_s.detach()
-        against, values = total_loss(self.method.auxiliary_terms, step, ramp, TERM_SCALES[self.config.preset])
-        self.auxiliary_optimizer.zero_grad(set_to_none=True)  # the student's loss reached these weights too
+        against, values = total_loss(
+            self.method.auxiliary_terms, step, ramp, TERM_SCALES[self.config.preset]
+        )
+        self.auxiliary_optimizer.zero_grad(
+            set_to_none=True
+        )  # the student's loss reached these weights too
         against.backward()
-        broadcast_gradients([p for group in self.auxiliary_optimizer.param_groups for p in group["params"]])
+        broadcast_gradients(
+            [p for group in self.auxiliary_optimizer.param_groups for p in group["params"]]
+        )
         optimizer_step(self.auxiliary_optimizer)
         return values
 
@@ -143,9 +191,9 @@ class Trainer(Duel):
 
     def step(
         self,
-        images: Tensor,   # (B, 1, X, Y, Z), annotated patches first
-        labels: Tensor,   # (L, X, Y, Z) int64
-        iteration: int,   # zero-based
+        images: Tensor,  # (B, 1, X, Y, Z), annotated patches first
+        labels: Tensor,  # (L, X, Y, Z) int64
+        iteration: int,  # zero-based
     ) -> dict[str, Tensor]:  # 0-d: "loss" and every term before its weight
         "One step of student, teacher and the method's further networks. The step itself never waits for the device."
         c, m = self.config, self.method
@@ -153,9 +201,17 @@ class Trainer(Duel):
         generator = seeded_generator(c.seed, LOCATIONS, iteration)
         if c.augmentation in ("geometry", "both"):
             images, labels = random_affine(images, labels, generator)
-        step = StepContext(images, labels, c, iteration / c.iterations, generator,
-                    GaussianNoise(c.noise, (c.seed, NOISE, iteration)), lambda x: self.forward(self.student_ddp, x),
-                    self.teacher_probabilities if m.has_teacher else None, self.auxiliary_networks)
+        step = StepContext(
+            images,
+            labels,
+            c,
+            iteration / c.iterations,
+            generator,
+            GaussianNoise(c.noise, (c.seed, NOISE, iteration)),
+            lambda x: self.forward(self.student_ddp, x),
+            self.teacher_probabilities if m.has_teacher else None,
+            self.auxiliary_networks,
+        )
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seeded_generator(c.seed, DROPOUT, iteration).initial_seed())
             if m.teacher_input:

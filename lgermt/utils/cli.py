@@ -8,10 +8,12 @@ __all__ = ['Flag', 'Hidden', 'format_option', 'parse_args', 'exit_on_user_error'
 # %% ../../nbs/handbook/cli.ipynb #bccf6b78
 import contextlib
 import io
-from .errors import user_message
 import re
 import sys
+
 import tyro
+
+from .errors import user_message
 
 # %% ../../nbs/handbook/cli.ipynb #bf48f6b5
 Flag = tyro.conf.FlagCreatePairsOff[bool]
@@ -21,26 +23,33 @@ Hidden = tyro.conf.Suppress
 
 # %% ../../nbs/handbook/cli.ipynb #f95f8042
 def format_option(
-    name: str,      # name of a setting
+    name: str,  # name of a setting
     value: object,  # its value
-) -> str:           # the two as one types them
+) -> str:  # the two as one types them
     "`--name value` as it stands on a command line."
-    return f"--{name.replace('_', '-')} " + (" ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value))
+    return f"--{name.replace('_', '-')} " + (
+        " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+    )
 
 # %% ../../nbs/handbook/cli.ipynb #3e2d90ee
 def parse_args(
-    command: type,          # a dataclass of settings
-    argv: list[str] | None, # arguments; None takes the process's own
-    name: str,              # e.g. "lgermt.train"
-):                          # an instance of `command`
+    command: type,  # a dataclass of settings
+    argv: list[str] | None,  # arguments; None takes the process's own
+    name: str,  # e.g. "lgermt.train"
+):  # an instance of `command`
     "The command line of a dataclass; a mistake in it becomes one line and exit code 2."
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(command, args=argv, prog=f"python -m {name}", description=command.__doc__)
+            return tyro.cli(
+                command, args=argv, prog=f"python -m {name}", description=command.__doc__
+            )
     except SystemExit as stop:
-        if stop.code in (None, 0): raise
-        lines = [re.sub("-{3,}", "", line).strip("│╭╮╰╯─|+ ") for line in said.getvalue().splitlines()]
+        if stop.code in (None, 0):
+            raise
+        lines = [
+            re.sub("-{3,}", "", line).strip("│╭╮╰╯─|+ ") for line in said.getvalue().splitlines()
+        ]
         print(f"{name}: " + " ".join(line for line in lines if line), file=sys.stderr)
         raise SystemExit(2) from None
 
@@ -53,13 +62,14 @@ def exit_on_user_error(
     try:
         yield
     except Exception as error:
-        if (line := user_message(error)) is None: raise
+        if (line := user_message(error)) is None:
+            raise
         print(f"{name}: {line}", file=sys.stderr)
         raise SystemExit(2) from None
 
 # %% ../../nbs/handbook/cli.ipynb #cface63e
 def tqdm_options(
     progress: bool,  # whether bars are wanted at all
-) -> dict:           # arguments for tqdm
+) -> dict:  # arguments for tqdm
     "A lively bar on a terminal, a line every half minute in a log file."
     return {"disable": not progress, "mininterval": 0.1 if sys.stderr.isatty() else 30}

@@ -6,25 +6,26 @@
 __all__ = ['pick_device', 'pick_precision', 'cpu_name', 'versions', 'disable_malloc_trim', 'parallel_map']
 
 # %% ../../nbs/handbook/environment.ipynb #0df1ee66
-from collections.abc import Callable
-from .errors import InputError
-from collections.abc import Iterator
-from pathlib import Path
-from concurrent.futures import ProcessPoolExecutor
 import ctypes
-from multiprocessing import get_context
 import itertools
-import lgermt
-from importlib import metadata
 import os
 import platform
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+
 import torch
+
+import lgermt
+from .errors import InputError
 
 # %% ../../nbs/handbook/environment.ipynb #adfbba15
 def pick_device(
     name: str = "auto",  # auto, cpu, cuda, cuda:1, mps
-) -> torch.device:       # a device that is there
+) -> torch.device:  # a device that is there
     "The device called `name`; auto is a GPU where there is one. Raises `InputError` when it is not there."
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,17 +33,23 @@ def pick_device(
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: not available here ({str(error).splitlines()[0]}); try --device auto") from None
+        raise InputError(
+            f"--device {name}: not available here ({str(error).splitlines()[0]}); try --device auto"
+        ) from None
     return device
 
 
 def pick_precision(
-    precision: str,         # auto, fp32 or bf16
+    precision: str,  # auto, fp32 or bf16
     device: torch.device,
-) -> torch.dtype | None:    # dtype of autocast; None computes in float32
+) -> torch.dtype | None:  # dtype of autocast; None computes in float32
     "bf16 where the hardware multiplies it."
     if precision == "auto":
-        has = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        has = (
+            torch.cuda.is_bf16_supported(False)
+            if device.type == "cuda"
+            else bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        )
         precision = "bf16" if has else "fp32"
     return torch.bfloat16 if precision == "bf16" else None
 
@@ -59,10 +66,17 @@ def cpu_name() -> str:  # as the maker calls it
 def versions() -> dict:  # names to versions
     "What a result depends on besides the settings."
     packages = {name: metadata.version(name) for name in ("numpy", "scipy", "h5py", "medpy")}
-    return {"lgermt": lgermt.__version__, "torch": str(torch.__version__), **packages, "python": platform.python_version(), "system": platform.system(),
-            "processor": cpu_name(), "threads": torch.get_num_threads(),
-            "auto_precision": "bf16" if pick_precision("auto", pick_device()) else "fp32",
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
+    return {
+        "lgermt": lgermt.__version__,
+        "torch": str(torch.__version__),
+        **packages,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processor": cpu_name(),
+        "threads": torch.get_num_threads(),
+        "auto_precision": "bf16" if pick_precision("auto", pick_device()) else "fp32",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
 
 # %% ../../nbs/handbook/environment.ipynb #454a2467
 def disable_malloc_trim() -> bool:  # whether the C library took the setting
@@ -79,9 +93,9 @@ def disable_malloc_trim() -> bool:  # whether the C library took the setting
 # %% ../../nbs/handbook/environment.ipynb #d092fdfc
 def parallel_map(
     function: Callable,  # of a module, so that another process finds it
-    jobs: list[tuple],   # its arguments
-    workers: int,        # processes; 0: one a core; 1: this one
-) -> Iterator:           # what it returns, in the order of the jobs
+    jobs: list[tuple],  # its arguments
+    workers: int,  # processes; 0: one a core; 1: this one
+) -> Iterator:  # what it returns, in the order of the jobs
     "All scans, several at a time."
     workers = min(workers or os.cpu_count(), len(jobs))
     if workers < 2:

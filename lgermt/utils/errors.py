@@ -20,8 +20,16 @@ class InputError(ValueError):
         super().__init__(" ".join(str(message).split()))
 
 # %% ../../nbs/handbook/errors.ipynb #8109c16a
-DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, under the limit for one file
-OUT_OF_MEMORY_PHRASES = ("out of memory", "not enough memory", "can't allocate memory")  # GPUs, Windows, Linux
+DISK_FULL_ERRNOS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+)  # no room on the disk, in the quota, under the limit for one file
+OUT_OF_MEMORY_PHRASES = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+)  # GPUs, Windows, Linux
 
 
 def user_message(
@@ -32,7 +40,10 @@ def user_message(
         return str(error)
     if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
         return f"no room left on the disk ({os.strerror(error.errno)}): free some, then start again; a run goes on with --resume"
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_PHRASES)):
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in OUT_OF_MEMORY_PHRASES)
+    ):
         return "out of memory: train with a smaller --batch-size, --patch or --base-channels, or with --precision bf16; a trained network also works with --device cpu"
     return None
 

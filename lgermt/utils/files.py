@@ -7,6 +7,7 @@ __all__ = ['file_suffix', 'scan_id', 'check_not_truncated', 'disk_is_full', 'ato
            'write_json', 'remove_temporary_files', 'write_csv']
 
 # %% ../../nbs/handbook/files.ipynb #217f5a0e
+import csv
 import errno
 import io
 import json
@@ -14,12 +15,11 @@ import os
 import secrets
 from contextlib import contextmanager
 from pathlib import Path
+
 import h5py
-from .errors import DISK_FULL_ERRNOS
-from .errors import InputError
-from ..data.integrity import check_nifti_complete
-import csv
-from ..data.integrity import nifti_expected_bytes
+
+from ..data.integrity import check_nifti_complete, nifti_expected_bytes
+from .errors import DISK_FULL_ERRNOS, InputError
 
 # %% ../../nbs/handbook/files.ipynb #50b4259b
 def file_suffix(
@@ -83,8 +83,12 @@ def atomic_write(
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        if getattr(error, "errno", None) in DISK_FULL_ERRNOS or (isinstance(error, RuntimeError) and disk_is_full(temporary)):
-            raise InputError(f"no room left on the disk for {path}: free some, then start again") from error
+        if getattr(error, "errno", None) in DISK_FULL_ERRNOS or (
+            isinstance(error, RuntimeError) and disk_is_full(temporary)
+        ):
+            raise InputError(
+                f"no room left on the disk for {path}: free some, then start again"
+            ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -112,8 +116,8 @@ def atomic_h5(
 
 # %% ../../nbs/handbook/files.ipynb #7b2f39d6
 def write_json(
-    path: Path,      # file to write, whole or not at all
-    content: object, # what `json` can hold; paths become text
+    path: Path,  # file to write, whole or not at all
+    content: object,  # what `json` can hold; paths become text
 ) -> None:
     "JSON, indented."
     write_text(path, json.dumps(content, indent=1, default=str) + "\n")
@@ -128,7 +132,7 @@ def remove_temporary_files(
 
 # %% ../../nbs/handbook/files.ipynb #6ef1c699
 def write_csv(
-    path: Path,        # file to write, whole or not at all
+    path: Path,  # file to write, whole or not at all
     rows: list[dict],  # not empty; a row may lack some columns
 ) -> None:
     "A table with a column for every key, in the order of first appearance."

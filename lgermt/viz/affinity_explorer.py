@@ -10,22 +10,24 @@ __all__ = ['tile_corners', 'block_containing', 'to_percent_int8', 'affinity_matr
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #16165071
 from functools import partial
 from itertools import product
+
 import numpy as np
 import plotly.graph_objects as go
 import torch
 from ipywidgets import IntSlider, SelectionSlider, ToggleButtons, VBox
 from plotly.subplots import make_subplots
 from torch import Tensor
-from .figures import COLORS, contour, style_figure, to_uint8
+
 from ..losses.affinity import affinity_loss, affinity_map, extract_blocks, unit_vectors
+from .figures import COLORS, contour, style_figure, to_uint8
 from .toy_run import ToyRun
 from .widgets import interactive_figure, on_click
 
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #24a967ea
 def tile_corners(
     sides: tuple,  # X, Y, Z of the patch
-    size: int,     # side of a block
-) -> list:         # corners (x, y, z); z runs fastest
+    size: int,  # side of a block
+) -> list:  # corners (x, y, z); z runs fastest
     "Corners of all blocks a patch divides into."
     return list(product(*(range(0, side - size + 1, size) for side in sides)))
 
@@ -33,8 +35,8 @@ def tile_corners(
 def block_containing(
     voxel: tuple,  # x, y, z in the patch
     sides: tuple,  # X, Y, Z of the patch
-    size: int,     # side of a block
-) -> tuple:        # number of the block, as in `tile_corners`; x, y, z inside it
+    size: int,  # side of a block
+) -> tuple:  # number of the block, as in `tile_corners`; x, y, z inside it
     "The block that holds a voxel; for one behind the last block the nearest voxel there."
     counts = np.floor_divide(sides, size)
     place = np.minimum(voxel, counts * size - 1)
@@ -43,23 +45,23 @@ def block_containing(
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #b98c769c
 def to_percent_int8(
     values: Tensor,  # -1 to 1
-) -> np.ndarray:     # int8, -100 to 100
+) -> np.ndarray:  # int8, -100 to 100
     "Whole percentages, light enough to be sent to a browser at every move."
     return values.mul(100).round().clamp(-100, 100).numpy().astype(np.int8)
 
 
 def affinity_matrix(
-    p: Tensor,            # (1, C, x, y, z) probabilities of a block
-    chosen: np.ndarray,   # K numbers of voxels, in the order of the picture
-) -> Tensor:              # (K, K) affinities, 0 to 1
+    p: Tensor,  # (1, C, x, y, z) probabilities of a block
+    chosen: np.ndarray,  # K numbers of voxels, in the order of the picture
+) -> Tensor:  # (K, K) affinities, 0 to 1
     "Rows and columns of a block's affinity matrix."
     return affinity_map(p.flatten(2)[..., chosen])[0]
 
 
 def affinity_row(
-    p: Tensor,       # (1, C, X, Y, Z) probabilities
-    voxel: tuple,    # x, y, z
-) -> Tensor:         # (X, Y) affinities to that voxel in the slice at its z
+    p: Tensor,  # (1, C, X, Y, Z) probabilities
+    voxel: tuple,  # x, y, z
+) -> Tensor:  # (X, Y) affinities to that voxel in the slice at its z
     "A part of one row of the affinity matrix, in its place."
     slab = p[..., voxel[2]]
     u = unit_vectors(slab)[0]
@@ -67,67 +69,136 @@ def affinity_row(
 
 
 def block_losses(
-    p_s: Tensor,   # (1, C, X, Y, Z) student's probabilities
-    p_t: Tensor,   # same shape, teacher's
-    size: int,     # side of a block
-) -> list:         # one number a block, in the order of `tile_corners`
+    p_s: Tensor,  # (1, C, X, Y, Z) student's probabilities
+    p_t: Tensor,  # same shape, teacher's
+    size: int,  # side of a block
+) -> list:  # one number a block, in the order of `tile_corners`
     "Eq. 3 for every block of a patch."
-    return [affinity_loss(extract_blocks(p_s, [c], size), extract_blocks(p_t, [c], size)).item() for c in tile_corners(p_s.shape[2:], size)]
+    return [
+        affinity_loss(extract_blocks(p_s, [c], size), extract_blocks(p_t, [c], size)).item()
+        for c in tile_corners(p_s.shape[2:], size)
+    ]
 
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #3cc0dc4f
 def add_heatmap(
-    figure: go.Figure,        # made by make_subplots; changed in place
-    values: np.ndarray,       # (across, down)
+    figure: go.Figure,  # made by make_subplots; changed in place
+    values: np.ndarray,  # (across, down)
     row: int,
-    column: int,              # 1 is the first
-    color: str,               # name of the colour axis
+    column: int,  # 1 is the first
+    color: str,  # name of the colour axis
     line: tuple | None = None,  # x and y of a line on top
-    start: tuple = (0, 0),    # position of the first value
+    start: tuple = (0, 0),  # position of the first value
 ) -> None:
     "One heat map with a line, square pixels, the first axis from left to right and the second downwards."
-    figure.add_heatmap(z=np.ascontiguousarray(values.T), x0=start[0], y0=start[1], dx=1, dy=1, coloraxis=color, row=row, col=column,
-                       hovertemplate="%{x}, %{y}: %{z}<extra></extra>")
+    figure.add_heatmap(
+        z=np.ascontiguousarray(values.T),
+        x0=start[0],
+        y0=start[1],
+        dx=1,
+        dy=1,
+        coloraxis=color,
+        row=row,
+        col=column,
+        hovertemplate="%{x}, %{y}: %{z}<extra></extra>",
+    )
     x, y = line or ([None], [None])
-    figure.add_scatter(x=x, y=y, mode="lines", line=dict(color="white", width=2), hoverinfo="skip", showlegend=False, row=row, col=column)
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        line=dict(color="white", width=2),
+        hoverinfo="skip",
+        showlegend=False,
+        row=row,
+        col=column,
+    )
     trace = figure.data[-2]
     figure.update_xaxes(constrain="domain", showgrid=False, zeroline=False, row=row, col=column)
-    figure.update_yaxes(autorange="reversed", scaleanchor=trace.xaxis or "x", constrain="domain", showgrid=False, zeroline=False, row=row, col=column)
+    figure.update_yaxes(
+        autorange="reversed",
+        scaleanchor=trace.xaxis or "x",
+        constrain="domain",
+        showgrid=False,
+        zeroline=False,
+        row=row,
+        col=column,
+    )
 
 
 def colorbar_style(
     title: str,  # what the colours mean, with the unit
-    **place,     # x, y, len, ... of plotly's colour bars
-) -> dict:       # a colour bar
+    **place,  # x, y, len, ... of plotly's colour bars
+) -> dict:  # a colour bar
     "A thin colour bar with its title along it."
-    return dict(title=dict(text=title, side="top" if place.get("orientation") == "h" else "right"), thickness=12, **place)
+    return dict(
+        title=dict(text=title, side="top" if place.get("orientation") == "h" else "right"),
+        thickness=12,
+        **place,
+    )
 
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #fc01d245
 def location_panel(
-    figure: go.Figure,   # made by make_subplots; changed in place
+    figure: go.Figure,  # made by make_subplots; changed in place
     run: ToyRun,
-    voxel: tuple,        # x, y, z in the patch
-    corner: tuple,       # of the chosen block
-    size: int,           # its side
+    voxel: tuple,  # x, y, z in the patch
+    corner: tuple,  # of the chosen block
+    size: int,  # its side
 ) -> None:
     "First panel: a slice, the truth's outline (blue), the chosen block (orange), the chosen voxel (cross)."
-    figure.add_heatmap(z=to_uint8(run.image)[..., voxel[2]].T, zmin=0, zmax=255, colorscale="gray", showscale=False,
-                       hovertemplate="%{x}, %{y}<extra></extra>", row=1, col=1)
+    figure.add_heatmap(
+        z=to_uint8(run.image)[..., voxel[2]].T,
+        zmin=0,
+        zmax=255,
+        colorscale="gray",
+        showscale=False,
+        hovertemplate="%{x}, %{y}<extra></extra>",
+        row=1,
+        col=1,
+    )
     line = contour(run.label[..., voxel[2]].T)
-    edges = [np.array(corner[axis]) - 0.5 + size * np.array(edge) for axis, edge in enumerate(((0, 1, 1, 0, 0), (0, 0, 1, 1, 0)))]
+    edges = [
+        np.array(corner[axis]) - 0.5 + size * np.array(edge)
+        for axis, edge in enumerate(((0, 1, 1, 0, 0), (0, 0, 1, 1, 0)))
+    ]
     for (x, y), color in ((line, COLORS["truth"]), (edges, COLORS["prediction"])):
-        figure.add_scatter(x=x, y=y, mode="lines", line=dict(color=color, width=3), showlegend=False, hoverinfo="skip", row=1, col=1)
-    figure.add_scatter(x=[voxel[0]], y=[voxel[1]], mode="markers", marker=dict(symbol="x", size=10, color=COLORS["error"]), showlegend=False,
-                       hoverinfo="skip", row=1, col=1)
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="lines",
+            line=dict(color=color, width=3),
+            showlegend=False,
+            hoverinfo="skip",
+            row=1,
+            col=1,
+        )
+    figure.add_scatter(
+        x=[voxel[0]],
+        y=[voxel[1]],
+        mode="markers",
+        marker=dict(symbol="x", size=10, color=COLORS["error"]),
+        showlegend=False,
+        hoverinfo="skip",
+        row=1,
+        col=1,
+    )
     figure.update_xaxes(constrain="domain", showgrid=False, title="x (voxel)", row=1, col=1)
-    figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain", showgrid=False, title="y (voxel)", row=1, col=1)
+    figure.update_yaxes(
+        autorange="reversed",
+        scaleanchor="x",
+        constrain="domain",
+        showgrid=False,
+        title="y (voxel)",
+        row=1,
+        col=1,
+    )
 
 
 def voxels_by_class(
     label: np.ndarray,  # (X, Y, Z), non-zero inside
-    corner: tuple,      # of the block
-    size: int,          # its side
-    picks: int,         # how many voxels at most
-) -> tuple:             # their numbers in the block, background first; how many of them are background
+    corner: tuple,  # of the block
+    size: int,  # its side
+    picks: int,  # how many voxels at most
+) -> tuple:  # their numbers in the block, background first; how many of them are background
     "Evenly spread voxels of a block, sorted by class."
     inside = extract_blocks(torch.from_numpy(label)[None, None], [corner], size).flatten().numpy()
     order = np.argsort(inside, kind="stable")
@@ -137,67 +208,122 @@ def voxels_by_class(
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #ef5479d3
 def row_panels(
     run: ToyRun,
-    networks: tuple,    # student's and teacher's probabilities, (1, C, X, Y, Z) each
-    voxel: tuple,       # x, y, z in the patch
-    window: tuple,      # two slices: the part of the voxel's plane to show
-) -> tuple:             # two maps, a line over them, position of their first value
+    networks: tuple,  # student's and teacher's probabilities, (1, C, X, Y, Z) each
+    voxel: tuple,  # x, y, z in the patch
+    window: tuple,  # two slices: the part of the voxel's plane to show
+) -> tuple:  # two maps, a line over them, position of their first value
     "A voxel's row for both networks, with the truth's outline."
     start = tuple(part.start or 0 for part in window)
     line = contour(run.label[..., voxel[2]][window].T)
-    return [affinity_row(p, voxel)[window] for p in networks], tuple(v + c for v, c in zip(line, start)), start
+    return (
+        [affinity_row(p, voxel)[window] for p in networks],
+        tuple(v + c for v, c in zip(line, start)),
+        start,
+    )
 
 
 def matrix_panels(
     run: ToyRun,
-    networks: tuple,    # student's and teacher's probabilities, (1, C, X, Y, Z) each
-    corner: tuple,      # of the block
-    size: int,          # its side
-    picks: int = 64,    # rows and columns at most
-) -> tuple:             # two matrices, a cross where the atrium begins, position of their first value
+    networks: tuple,  # student's and teacher's probabilities, (1, C, X, Y, Z) each
+    corner: tuple,  # of the block
+    size: int,  # its side
+    picks: int = 64,  # rows and columns at most
+) -> tuple:  # two matrices, a cross where the atrium begins, position of their first value
     "A block's affinity matrix for both networks, voxels sorted by class."
     chosen, border = voxels_by_class(run.label, corner, size, picks)
     across, ends = [border - 0.5] * 2, [-0.5, len(chosen) - 0.5]
-    return [affinity_matrix(extract_blocks(p, [corner], size), chosen) for p in networks], (across + [None] + ends, ends + [None] + across), (0, 0)
+    return (
+        [affinity_matrix(extract_blocks(p, [corner], size), chosen) for p in networks],
+        (across + [None] + ends, ends + [None] + across),
+        (0, 0),
+    )
 
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #af47e6eb
 def affinity_figure(
     run: ToyRun,
-    iteration: int,            # one of run.iterations
-    block: int = 0,            # number of the block, as in `tile_corners`
-    x: int = 8,                # of the voxel inside the block, 0 to size - 1
+    iteration: int,  # one of run.iterations
+    block: int = 0,  # number of the block, as in `tile_corners`
+    x: int = 8,  # of the voxel inside the block, 0 to size - 1
     y: int = 8,
     z: int = 8,
-    row: str = "in the block", # "in the block" or "in the slice": how far the voxel's row is drawn
-    size: int = 16,            # side of a block
-) -> go.Figure:                # two rows of four panels
+    row: str = "in the block",  # "in the block" or "in the slice": how far the voxel's row is drawn
+    size: int = 16,  # side of a block
+) -> go.Figure:  # two rows of four panels
     "Eq. 3 at one moment: a voxel's row, the block's matrix sorted by class, every block's loss."
     networks, corner = run.at(iteration), tile_corners(run.label.shape, size)[block]
     voxel = tuple(c + v for c, v in zip(corner, (x, y, z)))
-    window = tuple(slice(c, c + size) for c in corner[:2]) if row == "in the block" else (slice(None), slice(None))
+    window = (
+        tuple(slice(c, c + size) for c in corner[:2])
+        if row == "in the block"
+        else (slice(None), slice(None))
+    )
     losses = [1000 * loss for loss in block_losses(*networks, size)]
-    titles = [f"slice z = {voxel[2]}", f"student: row of {voxel}", "teacher: the same row", "student - teacher",
-              f"block {block}: loss {losses[block]:.3g} / 1000", "student: matrix", "teacher: matrix", "student - teacher"]
-    figure = make_subplots(2, 4, subplot_titles=titles, horizontal_spacing=0.055, vertical_spacing=0.2)
+    titles = [
+        f"slice z = {voxel[2]}",
+        f"student: row of {voxel}",
+        "teacher: the same row",
+        "student - teacher",
+        f"block {block}: loss {losses[block]:.3g} / 1000",
+        "student: matrix",
+        "teacher: matrix",
+        "student - teacher",
+    ]
+    figure = make_subplots(
+        2, 4, subplot_titles=titles, horizontal_spacing=0.055, vertical_spacing=0.2
+    )
     location_panel(figure, run, voxel, corner, size)
-    for at, (maps, line, start) in enumerate((row_panels(run, networks, voxel, window), matrix_panels(run, networks, corner, size)), 1):
-        for column, (values, color) in enumerate(zip((*maps, maps[0] - maps[1]), ("coloraxis", "coloraxis", "coloraxis2")), 2):
+    for at, (maps, line, start) in enumerate(
+        (row_panels(run, networks, voxel, window), matrix_panels(run, networks, corner, size)), 1
+    ):
+        for column, (values, color) in enumerate(
+            zip((*maps, maps[0] - maps[1]), ("coloraxis", "coloraxis", "coloraxis2")), 2
+        ):
             add_heatmap(figure, to_percent_int8(values), at, column, color, line, start)
             figure.update_xaxes(title=("x (voxel)", "voxels, by class")[at - 1], row=at, col=column)
-    figure.add_bar(x=list(range(len(losses))), y=losses, showlegend=False, hovertemplate="block %{x}: %{y:.3g} / 1000<extra></extra>",
-                   marker_color=[COLORS["prediction" if n == block else "neutral"] for n in range(len(losses))], row=2, col=1)
-    figure.update_xaxes(title="block (number)", row=2, col=1).update_yaxes(title="loss (1/1000)", rangemode="tozero", row=2, col=1)
+    figure.add_bar(
+        x=list(range(len(losses))),
+        y=losses,
+        showlegend=False,
+        hovertemplate="block %{x}: %{y:.3g} / 1000<extra></extra>",
+        marker_color=[
+            COLORS["prediction" if n == block else "neutral"] for n in range(len(losses))
+        ],
+        row=2,
+        col=1,
+    )
+    figure.update_xaxes(title="block (number)", row=2, col=1).update_yaxes(
+        title="loss (1/1000)", rangemode="tozero", row=2, col=1
+    )
     figure.update_annotations(font_size=14)
-    return style_figure(figure, None, 660, margin=dict(l=60, r=90, t=40, b=50),
-                         coloraxis=dict(colorscale="Viridis", cmin=0, cmax=100, colorbar=colorbar_style("affinity (%)", x=1.005, y=0.78, len=0.46)),
-                         coloraxis2=dict(colorscale="RdBu", cmin=-50, cmax=50, colorbar=colorbar_style("difference (points)", x=1.005, y=0.2, len=0.46)))
+    return style_figure(
+        figure,
+        None,
+        660,
+        margin=dict(l=60, r=90, t=40, b=50),
+        coloraxis=dict(
+            colorscale="Viridis",
+            cmin=0,
+            cmax=100,
+            colorbar=colorbar_style("affinity (%)", x=1.005, y=0.78, len=0.46),
+        ),
+        coloraxis2=dict(
+            colorscale="RdBu",
+            cmin=-50,
+            cmax=50,
+            colorbar=colorbar_style("difference (points)", x=1.005, y=0.2, len=0.46),
+        ),
+    )
 
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #db03d8ea
 def default_voxel(
     label: np.ndarray,  # (X, Y, Z), non-zero inside
-    size: int,          # side of a block
-) -> tuple:             # number of a block; x, y, z inside it
+    size: int,  # side of a block
+) -> tuple:  # number of a block; x, y, z inside it
     "The most mixed block and a central atrium voxel of it."
-    blocks = [label[x:x + size, y:y + size, z:z + size] > 0 for x, y, z in tile_corners(label.shape, size)]
+    blocks = [
+        label[x : x + size, y : y + size, z : z + size] > 0
+        for x, y, z in tile_corners(label.shape, size)
+    ]
     number = int(np.argmin([abs(block.mean() - 0.5) for block in blocks]))
     inside = np.argwhere(blocks[number]) if blocks[number].any() else np.array([[size // 2] * 3])
     voxel = inside[np.linalg.norm(inside - inside.mean(0), axis=1).argmin()]
@@ -207,16 +333,32 @@ def default_voxel(
 def affinity_explorer(
     run: ToyRun,
     size: int = 16,  # side of a block
-) -> VBox:           # sliders and the figure
+) -> VBox:  # sliders and the figure
     "`affinity_figure` behind sliders for moment, block and voxel; a click into the slice or a row chooses the voxel."
     corners, (number, *voxel) = tile_corners(run.label.shape, size), default_voxel(run.label, size)
     slider = partial(IntSlider, min=0, continuous_update=False)
     block = slider(number, max=len(corners) - 1)
-    places = {axis: slider(v, max=size - 1, description=f"{axis} in block") for axis, v in zip("xyz", voxel)}
-    box = interactive_figure(partial(affinity_figure, run, size=size), iteration=SelectionSlider(options=run.iterations, value=run.iterations[-1], continuous_update=False),
-                  block=block, **places, row=ToggleButtons(options=["in the block", "in the slice"]))
+    places = {
+        axis: slider(v, max=size - 1, description=f"{axis} in block")
+        for axis, v in zip("xyz", voxel)
+    }
+    box = interactive_figure(
+        partial(affinity_figure, run, size=size),
+        iteration=SelectionSlider(
+            options=run.iterations, value=run.iterations[-1], continuous_update=False
+        ),
+        block=block,
+        **places,
+        row=ToggleButtons(options=["in the block", "in the slice"]),
+    )
     maps = [trace for trace in box.children[-2].data if trace.type == "heatmap"]
     for trace in maps[:4]:
-        on_click(trace, (block, *places.values()), lambda x, y: block_containing((x, y, corners[block.value][2] + places["z"].value), run.label.shape, size))
+        on_click(
+            trace,
+            (block, *places.values()),
+            lambda x, y: block_containing(
+                (x, y, corners[block.value][2] + places["z"].value), run.label.shape, size
+            ),
+        )
     on_click(box.children[-2].data[-1], [block], lambda number, loss: [number])
     return box

@@ -9,18 +9,27 @@ __all__ = ['COLORS', 'assign_colors', 'intensity_window', 'to_uint8', 'take_slic
 
 # %% ../../nbs/handbook/figures.ipynb #8f2f3dd3
 from itertools import cycle
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from skimage.measure import block_reduce, find_contours, marching_cubes
 
 # %% ../../nbs/handbook/figures.ipynb #6ddc76a4
-COLORS = {"truth": "#0072B2", "prediction": "#E69F00", "error": "#D55E00",
-          "student": "#009E73", "teacher": "#CC79A7", "neutral": "#555555"}
+COLORS = {
+    "truth": "#0072B2",
+    "prediction": "#E69F00",
+    "error": "#D55E00",
+    "student": "#009E73",
+    "teacher": "#CC79A7",
+    "neutral": "#555555",
+}
 _PALETTE = [*COLORS.values(), "#56B4E9", "#000000"]
+
+
 def assign_colors(
-    names: list, # what is drawn, in order; a key of COLORS in any case keeps its colour
-) -> list: # one hex colour per name
+    names: list,  # what is drawn, in order; a key of COLORS in any case keeps its colour
+) -> list:  # one hex colour per name
     "Colours of named things first, the unused ones of the palette for the rest."
     fixed = [COLORS.get(str(name).lower()) for name in names]
     free = cycle(color for color in _PALETTE if color not in fixed)
@@ -28,223 +37,417 @@ def assign_colors(
 
 # %% ../../nbs/handbook/figures.ipynb #a37aa932
 def intensity_window(
-    array: np.ndarray, # values of any shape and unit
-) -> tuple: # (low, high) in the array's unit: 1st and 99th percentile of the finite values; one unit wide where these are equal
+    array: np.ndarray,  # values of any shape and unit
+) -> tuple:  # (low, high) in the array's unit: 1st and 99th percentile of the finite values; one unit wide where these are equal
     "The window that `to_uint8` uses when none is given."
     finite = np.asarray(array)[np.isfinite(array)]
     low, high = np.percentile(finite, (1, 99)).tolist() if finite.size else (0.0, 0.0)
     return low, high if low < high else low + 1.0
 
+
 def to_uint8(
-    array: np.ndarray, # values of any shape and unit; what is not a number becomes black
-    window: tuple | None = None, # (low, high) in the array's unit: low and less is 0, high and more is 255; None: 1st to 99th percentile
-) -> np.ndarray: # uint8 of the same shape
+    array: np.ndarray,  # values of any shape and unit; what is not a number becomes black
+    window: tuple
+    | None = None,  # (low, high) in the array's unit: low and less is 0, high and more is 255; None: 1st to 99th percentile
+) -> np.ndarray:  # uint8 of the same shape
     "Values as 256 greys, linear inside the window. Raises ValueError if a given window is empty."
     low, high = intensity_window(array) if window is None else window
-    if not low < high: raise ValueError(f"window must be (low, high) with low < high, not {window}")
+    if not low < high:
+        raise ValueError(f"window must be (low, high) with low < high, not {window}")
     scaled = (np.asarray(array, np.float32) - low) / (high - low)
     return np.rint(255 * np.clip(np.nan_to_num(scaled), 0, 1)).astype(np.uint8)
 
 # %% ../../nbs/handbook/figures.ipynb #38fb5d73
-_ACROSS_DOWN = {0: (1, 2), 1: (0, 2), 2: (0, 1)} # cut axis -> axes that run across and down the figure
+_ACROSS_DOWN = {
+    0: (1, 2),
+    1: (0, 2),
+    2: (0, 1),
+}  # cut axis -> axes that run across and down the figure
+
+
 def take_slice(volume, axis, index):
     "One plane of (X, Y, Z) as (rows, columns), the way plotly wants it."
     return np.ascontiguousarray(np.take(volume, index, axis).T)
 
+
 def contour(
-    mask: np.ndarray, # (rows, columns), non-zero inside
-) -> tuple: # (columns, rows): two float32 arrays of one length in voxels, NaN between pieces; empty where the mask is
+    mask: np.ndarray,  # (rows, columns), non-zero inside
+) -> tuple:  # (columns, rows): two float32 arrays of one length in voxels, NaN between pieces; empty where the mask is
     "The border of a mask, half-way between voxel centres."
-    pieces = [part - 1 for part in find_contours(np.pad(np.asarray(mask) != 0, 1).astype(np.float32), 0.5)]
-    line = np.concatenate([np.append(part, [[np.nan, np.nan]], 0) for part in pieces] or [np.empty((1, 2))])[:-1]
+    pieces = [
+        part - 1 for part in find_contours(np.pad(np.asarray(mask) != 0, 1).astype(np.float32), 0.5)
+    ]
+    line = np.concatenate(
+        [np.append(part, [[np.nan, np.nan]], 0) for part in pieces] or [np.empty((1, 2))]
+    )[:-1]
     return line[:, 1].astype(np.float32), line[:, 0].astype(np.float32)
 
 # %% ../../nbs/handbook/figures.ipynb #25db79bf
-_AXIS = dict(gridcolor="#e3e3e3", zeroline=False, linecolor="#999999", ticks="outside", automargin=True)
+_AXIS = dict(
+    gridcolor="#e3e3e3", zeroline=False, linecolor="#999999", ticks="outside", automargin=True
+)
 _LEGEND = dict(orientation="h", x=1, xanchor="right", y=1.01, yanchor="bottom")
 
+
 def axis_scale(
-    spacing: tuple | None, # (x, y, z) in mm; None: axes in voxels
-) -> tuple: # step of each axis, unit
+    spacing: tuple | None,  # (x, y, z) in mm; None: axes in voxels
+) -> tuple:  # step of each axis, unit
     "What a voxel measures along the axes of a figure."
     return ((1.0, 1.0, 1.0), "voxel") if spacing is None else (spacing, "mm")
+
 
 def named_masks(
     truth: np.ndarray | None,
     prediction: np.ndarray | None,
-    shape: tuple, # of the image
-) -> dict: # the masks that are there, by name
+    shape: tuple,  # of the image
+) -> dict:  # the masks that are there, by name
     "Raises ValueError if a mask's shape is not the image's."
-    masks = {name: mask for name, mask in (("truth", truth), ("prediction", prediction)) if mask is not None}
+    masks = {
+        name: mask
+        for name, mask in (("truth", truth), ("prediction", prediction))
+        if mask is not None
+    }
     for name, mask in masks.items():
-        if np.shape(mask) != shape: raise ValueError(f"{name} has shape {np.shape(mask)}, the image {shape}")
+        if np.shape(mask) != shape:
+            raise ValueError(f"{name} has shape {np.shape(mask)}, the image {shape}")
     return masks
+
 
 def style_figure(figure, title=None, height=380, **more):
     "The look that all figures share; `more` goes to the layout."
-    figure.layout.template = dict(layout=dict(font_size=13, plot_bgcolor="white", xaxis=_AXIS, yaxis=_AXIS))
-    figure.update_layout(title=title, height=height, margin=dict(l=60, r=20, t=80 if title else 50, b=50), legend=_LEGEND)
+    figure.layout.template = dict(
+        layout=dict(font_size=13, plot_bgcolor="white", xaxis=_AXIS, yaxis=_AXIS)
+    )
+    figure.update_layout(
+        title=title,
+        height=height,
+        margin=dict(l=60, r=20, t=80 if title else 50, b=50),
+        legend=_LEGEND,
+    )
     return figure.update_layout(**more)
 
 # %% ../../nbs/handbook/figures.ipynb #a7cbabd2
 def draw_plane(figure, image, axis, index, masks, window, spacing, row=1, column=1):
     "One grey plane with the outlines of named masks, in one cell of a grid of figures."
-    (across, down), (step, unit), spot = _ACROSS_DOWN[axis], axis_scale(spacing), dict(row=row, col=column)
-    title, size = [f"{name} ({unit})" for name in "xyz"], [count * side for count, side in zip(image.shape, step)]
-    figure.add_heatmap(z=to_uint8(take_slice(image, axis, index), window), x0=0, y0=0, dx=step[across], dy=step[down],
-                       zmin=0, zmax=255, colorscale="gray", showscale=False, **spot,
-                       hovertemplate=f"{title[across]} %{{x:.4~g}}<br>{title[down]} %{{y:.4~g}}<br>grey %{{z}} of 255<extra></extra>")
+    (across, down), (step, unit), spot = (
+        _ACROSS_DOWN[axis],
+        axis_scale(spacing),
+        dict(row=row, col=column),
+    )
+    title, size = (
+        [f"{name} ({unit})" for name in "xyz"],
+        [count * side for count, side in zip(image.shape, step)],
+    )
+    figure.add_heatmap(
+        z=to_uint8(take_slice(image, axis, index), window),
+        x0=0,
+        y0=0,
+        dx=step[across],
+        dy=step[down],
+        zmin=0,
+        zmax=255,
+        colorscale="gray",
+        showscale=False,
+        **spot,
+        hovertemplate=f"{title[across]} %{{x:.4~g}}<br>{title[down]} %{{y:.4~g}}<br>grey %{{z}} of 255<extra></extra>",
+    )
     for (name, mask), dash, color in zip(masks.items(), ("solid", "dot"), assign_colors(masks)):
         x, y = contour(take_slice(mask, axis, index))
-        figure.add_scatter(x=x * np.float32(step[across]), y=y * np.float32(step[down]), mode="lines", name=name, legendgroup=name, **spot,
-                           showlegend=row == column == 1, hoverinfo="skip", line=dict(color=color, width=3, dash=dash if len(masks) > 1 else "solid"))
+        figure.add_scatter(
+            x=x * np.float32(step[across]),
+            y=y * np.float32(step[down]),
+            mode="lines",
+            name=name,
+            legendgroup=name,
+            **spot,
+            showlegend=row == column == 1,
+            hoverinfo="skip",
+            line=dict(color=color, width=3, dash=dash if len(masks) > 1 else "solid"),
+        )
     anchor = figure.get_subplot(**spot).xaxis.plotly_name.replace("axis", "")
-    for a, update, more in ((across, figure.update_xaxes, {}), (down, figure.update_yaxes, dict(scaleanchor=anchor))):
+    for a, update, more in (
+        (across, figure.update_xaxes, {}),
+        (down, figure.update_yaxes, dict(scaleanchor=anchor)),
+    ):
         ends = (-0.5 * step[a], size[a] - 0.5 * step[a])
-        update(title=title[a], range=ends[::-1] if (a, down) == (1, 1) else ends, constrain="domain", showgrid=False, **spot, **more)
+        update(
+            title=title[a],
+            range=ends[::-1] if (a, down) == (1, 1) else ends,
+            constrain="domain",
+            showgrid=False,
+            **spot,
+            **more,
+        )
+
 
 def draw_crosshair(figure, axis, at, spacing, row=1, column=1):
     "Where the two other planes cut this one."
-    (across, down), (step, _), thin = _ACROSS_DOWN[axis], axis_scale(spacing), dict(line=dict(color="white", width=1, dash="dash"), row=row, col=column)
+    (across, down), (step, _), thin = (
+        _ACROSS_DOWN[axis],
+        axis_scale(spacing),
+        dict(line=dict(color="white", width=1, dash="dash"), row=row, col=column),
+    )
     figure.add_vline(at[across] * step[across], **thin).add_hline(at[down] * step[down], **thin)
 
 # %% ../../nbs/handbook/figures.ipynb #3485fb1e
 def slice_figure(
-    image: np.ndarray, # (X, Y, Z), any unit
-    index: int | None = None, # voxel along `axis`; None: the middle
-    axis: int = 2, # 0, 1 or 2: the axis that is cut
-    truth: np.ndarray | None = None, # (X, Y, Z) mask, solid blue outline
-    prediction: np.ndarray | None = None, # (X, Y, Z) mask, dotted orange outline
-    window: tuple | None = None, # (low, high) greys in the image's unit; None: 1st to 99th percentile of the whole volume
-    spacing: tuple | None = None, # (x, y, z) in mm; None: axes in voxels
-    title: str | None = None, # None: which slice it is
-) -> go.Figure: # one heatmap and one line per given mask, also where that is empty in this slice
+    image: np.ndarray,  # (X, Y, Z), any unit
+    index: int | None = None,  # voxel along `axis`; None: the middle
+    axis: int = 2,  # 0, 1 or 2: the axis that is cut
+    truth: np.ndarray | None = None,  # (X, Y, Z) mask, solid blue outline
+    prediction: np.ndarray | None = None,  # (X, Y, Z) mask, dotted orange outline
+    window: tuple
+    | None = None,  # (low, high) greys in the image's unit; None: 1st to 99th percentile of the whole volume
+    spacing: tuple | None = None,  # (x, y, z) in mm; None: axes in voxels
+    title: str | None = None,  # None: which slice it is
+) -> go.Figure:  # one heatmap and one line per given mask, also where that is empty in this slice
     "One slice in grey with outlined masks. Raises ValueError if a mask's shape is not the image's."
     index = image.shape[axis] // 2 if index is None else index
     masks, figure = named_masks(truth, prediction, image.shape), make_subplots()
     draw_plane(figure, image, axis, index, masks, window or intensity_window(image), spacing)
-    return style_figure(figure, title or f"slice {'xyz'[axis]} = {index} of {image.shape[axis]}", 460)
+    return style_figure(
+        figure, title or f"slice {'xyz'[axis]} = {index} of {image.shape[axis]}", 460
+    )
 
 # %% ../../nbs/handbook/figures.ipynb #72d69459
 def planes_figure(
-    image: np.ndarray, # (X, Y, Z), any unit
-    truth: np.ndarray | None = None, # (X, Y, Z) mask, solid blue outline
-    prediction: np.ndarray | None = None, # (X, Y, Z) mask, dotted orange outline
-    at: tuple | None = None, # (x, y, z) voxel; None: centre of mass of the truth, else the centre of the volume
-    window: tuple | None = None, # (low, high) greys in the image's unit; None: 1st to 99th percentile
-    spacing: tuple | None = None, # (x, y, z) in mm; None: axes in voxels
-    title: str | None = None, # None: the point
-) -> go.Figure: # planes across z, y and x, side by side
+    image: np.ndarray,  # (X, Y, Z), any unit
+    truth: np.ndarray | None = None,  # (X, Y, Z) mask, solid blue outline
+    prediction: np.ndarray | None = None,  # (X, Y, Z) mask, dotted orange outline
+    at: tuple
+    | None = None,  # (x, y, z) voxel; None: centre of mass of the truth, else the centre of the volume
+    window: tuple
+    | None = None,  # (low, high) greys in the image's unit; None: 1st to 99th percentile
+    spacing: tuple | None = None,  # (x, y, z) in mm; None: axes in voxels
+    title: str | None = None,  # None: the point
+) -> go.Figure:  # planes across z, y and x, side by side
     "Three orthogonal planes through a point. Raises ValueError if a mask's shape is not the image's."
     masks, window = named_masks(truth, prediction, image.shape), window or intensity_window(image)
-    (step, _), inside = axis_scale(spacing), np.nonzero(truth) if truth is not None and np.any(truth) else map(np.arange, image.shape)
+    (step, _), inside = (
+        axis_scale(spacing),
+        np.nonzero(truth) if truth is not None and np.any(truth) else map(np.arange, image.shape),
+    )
     at = [int(np.rint(voxels.mean())) for voxels in inside] if at is None else at
-    figure = make_subplots(1, 3, column_widths=[image.shape[a] * step[a] for a in (0, 0, 1)], horizontal_spacing=0.09)
+    figure = make_subplots(
+        1, 3, column_widths=[image.shape[a] * step[a] for a in (0, 0, 1)], horizontal_spacing=0.09
+    )
     for column, axis in enumerate((2, 1, 0), 1):
         draw_plane(figure, image, axis, at[axis], masks, window, spacing, column=column)
         draw_crosshair(figure, axis, at, spacing, column=column)
-    (x, y, z), title = np.multiply(image.shape, step), title or f"planes through ({', '.join(str(v) for v in at)})"
+    (x, y, z), title = (
+        np.multiply(image.shape, step),
+        title or f"planes through ({', '.join(str(v) for v in at)})",
+    )
     return style_figure(figure, title, 150 + min(450, 600 * max(y, z) / (2 * x + y)))
 
 # %% ../../nbs/handbook/figures.ipynb #8057bf0e
 def map_figure(
-    maps: dict, # name -> (X, Y) array; the first axis is drawn from left to right, the second downwards
-    zmin: float | None = None, # value of the lowest colour; None: smallest value of all maps
-    zmax: float | None = None, # value of the highest colour; None: largest value of all maps
-    colorscale: str = "Viridis", # a plotly colour scale; "RdBu" with zmin = -zmax suits differences
-    unit: str = "", # what the colours mean, beside the colour bar
-    axes: tuple = ("x (voxel)", "y (voxel)"), # titles of the axes
-) -> go.Figure: # one heatmap per map, one colour bar
+    maps: dict,  # name -> (X, Y) array; the first axis is drawn from left to right, the second downwards
+    zmin: float | None = None,  # value of the lowest colour; None: smallest value of all maps
+    zmax: float | None = None,  # value of the highest colour; None: largest value of all maps
+    colorscale: str = "Viridis",  # a plotly colour scale; "RdBu" with zmin = -zmax suits differences
+    unit: str = "",  # what the colours mean, beside the colour bar
+    axes: tuple = ("x (voxel)", "y (voxel)"),  # titles of the axes
+) -> go.Figure:  # one heatmap per map, one colour bar
     "Several maps side by side on one colour scale. Raises ValueError if there is no map."
-    if not maps: raise ValueError("maps is empty: give at least one name and array")
+    if not maps:
+        raise ValueError("maps is empty: give at least one name and array")
     figure = make_subplots(1, len(maps), subplot_titles=list(maps), horizontal_spacing=0.06)
     for column, (name, values) in enumerate(maps.items(), 1):
         values = np.asarray(values)
-        values = values if values.dtype.kind in "ui" else values.astype(np.float32) # whole numbers stay small
+        values = (
+            values if values.dtype.kind in "ui" else values.astype(np.float32)
+        )  # whole numbers stay small
         hover = f"{axes[0]} %{{x}}<br>{axes[1]} %{{y}}<br>{unit or 'value'} %{{z:.4g}}<extra>{name}</extra>"
-        figure.add_heatmap(z=np.ascontiguousarray(values.T), coloraxis="coloraxis", hovertemplate=hover, row=1, col=column)
+        figure.add_heatmap(
+            z=np.ascontiguousarray(values.T),
+            coloraxis="coloraxis",
+            hovertemplate=hover,
+            row=1,
+            col=column,
+        )
         figure.update_xaxes(title=axes[0], constrain="domain", showgrid=False, row=1, col=column)
-        figure.update_yaxes(title=axes[1] if column == 1 else None, scaleanchor="x" if column == 1 else f"x{column}",
-                            autorange="reversed", constrain="domain", showgrid=False, row=1, col=column)
-    flat, tall = np.concatenate([np.ravel(v) for v in maps.values()]), max(np.shape(v)[1] / np.shape(v)[0] for v in maps.values())
-    ends = dict(cmin=float(np.nanmin(flat)) if zmin is None else zmin, cmax=float(np.nanmax(flat)) if zmax is None else zmax)
-    colors = dict(colorscale=colorscale, colorbar=dict(title=dict(text=unit, side="right"), thickness=14), **ends)
+        figure.update_yaxes(
+            title=axes[1] if column == 1 else None,
+            scaleanchor="x" if column == 1 else f"x{column}",
+            autorange="reversed",
+            constrain="domain",
+            showgrid=False,
+            row=1,
+            col=column,
+        )
+    flat, tall = (
+        np.concatenate([np.ravel(v) for v in maps.values()]),
+        max(np.shape(v)[1] / np.shape(v)[0] for v in maps.values()),
+    )
+    ends = dict(
+        cmin=float(np.nanmin(flat)) if zmin is None else zmin,
+        cmax=float(np.nanmax(flat)) if zmax is None else zmax,
+    )
+    colors = dict(
+        colorscale=colorscale,
+        colorbar=dict(title=dict(text=unit, side="right"), thickness=14),
+        **ends,
+    )
     return style_figure(figure, None, 130 + min(450, 720 * tall / len(maps)), coloraxis=colors)
 
 # %% ../../nbs/handbook/figures.ipynb #a66d6ce9
 def curve_figure(
-    x: np.ndarray, # (N,) positions, for instance iterations
-    curves: dict, # name -> (N,) values; NaN leaves a gap
-    x_title: str, # what x is, with its unit
-    y_title: str, # what the values are, with their unit
-    log_y: bool = False, # logarithmic y axis; values that are not positive become gaps
-) -> go.Figure: # one line per curve
+    x: np.ndarray,  # (N,) positions, for instance iterations
+    curves: dict,  # name -> (N,) values; NaN leaves a gap
+    x_title: str,  # what x is, with its unit
+    y_title: str,  # what the values are, with their unit
+    log_y: bool = False,  # logarithmic y axis; values that are not positive become gaps
+) -> go.Figure:  # one line per curve
     "Lines over a common x. Raises ValueError if a curve's length is not that of x."
     figure = go.Figure()
     for name, color in zip(curves, assign_colors(curves)):
         values = np.asarray(curves[name], np.float32)
-        if values.shape != np.shape(x): raise ValueError(f"curve {name} has shape {values.shape}, x has {np.shape(x)}")
-        if log_y: values = np.where(values > 0, values, np.float32("nan"))
-        figure.add_scatter(x=np.asarray(x), y=values, name=name, mode="lines" if len(values) > 1 else "markers", line=dict(color=color, width=2))
-    scale = dict(title=y_title, exponentformat="power", **(dict(type="log", dtick=1) if log_y else {}))
-    return style_figure(figure, showlegend=True, hovermode="x unified", xaxis_title=x_title, yaxis=scale)
+        if values.shape != np.shape(x):
+            raise ValueError(f"curve {name} has shape {values.shape}, x has {np.shape(x)}")
+        if log_y:
+            values = np.where(values > 0, values, np.float32("nan"))
+        figure.add_scatter(
+            x=np.asarray(x),
+            y=values,
+            name=name,
+            mode="lines" if len(values) > 1 else "markers",
+            line=dict(color=color, width=2),
+        )
+    scale = dict(
+        title=y_title, exponentformat="power", **(dict(type="log", dtick=1) if log_y else {})
+    )
+    return style_figure(
+        figure, showlegend=True, hovermode="x unified", xaxis_title=x_title, yaxis=scale
+    )
 
 # %% ../../nbs/handbook/figures.ipynb #eb8d7808
 def mask_mesh(
-    mask: np.ndarray, # (X, Y, Z), non-zero inside, not empty
-    step_size: int = 1, # side of the blocks that are averaged first, in voxels
-) -> tuple: # (V, 3) float32 vertices in voxels, rounded to 0.1; (F, 3) triangles, uint16 or uint32
+    mask: np.ndarray,  # (X, Y, Z), non-zero inside, not empty
+    step_size: int = 1,  # side of the blocks that are averaged first, in voxels
+) -> tuple:  # (V, 3) float32 vertices in voxels, rounded to 0.1; (F, 3) triangles, uint16 or uint32
     "Marching cubes on a block-averaged mask; finds a surface for every mask that is not empty."
     full = np.pad(block_reduce(np.asarray(mask) != 0, step_size, np.mean).astype(np.float32), 1)
     vertices, faces, _, _ = marching_cubes(full, min(0.5, 0.5 * float(full.max())))
-    return np.round((vertices - 0.5) * step_size - 0.5, 1).astype(np.float32), faces.astype(np.uint16 if len(vertices) < 2**16 else np.uint32)
+    return np.round((vertices - 0.5) * step_size - 0.5, 1).astype(np.float32), faces.astype(
+        np.uint16 if len(vertices) < 2**16 else np.uint32
+    )
+
 
 def surface_figure(
-    masks: dict, # name -> (X, Y, Z) mask, non-zero inside
-    spacing: tuple | None = None, # (x, y, z) in mm; None: axes in voxels
-    step_size: int | None = None, # side of the blocks that are averaged; None: the smallest that keeps the figure under about 150 kB
-    opacity: float = 0.5, # of every mesh but the first, which is solid: 0 invisible, 1 solid
-) -> go.Figure: # one mesh per mask that is not empty, true proportions
+    masks: dict,  # name -> (X, Y, Z) mask, non-zero inside
+    spacing: tuple | None = None,  # (x, y, z) in mm; None: axes in voxels
+    step_size: int
+    | None = None,  # side of the blocks that are averaged; None: the smallest that keeps the figure under about 150 kB
+    opacity: float = 0.5,  # of every mesh but the first, which is solid: 0 invisible, 1 solid
+) -> go.Figure:  # one mesh per mask that is not empty, true proportions
     "Surfaces of masks; an empty mask becomes a note instead of a mesh."
     (step, unit), figure = axis_scale(spacing), go.Figure()
-    filled = {name: color for name, color in zip(masks, assign_colors(masks)) if np.any(masks[name])}
+    filled = {
+        name: color for name, color in zip(masks, assign_colors(masks)) if np.any(masks[name])
+    }
     for name, color in filled.items():
-        meshes = (mask_mesh(masks[name], size) for size in ([step_size] if step_size else range(1, 1 + max(np.shape(masks[name])))))
-        vertices, faces = next(made for made in meshes if step_size or len(made[1]) <= 8000 / len(filled))
-        (x, y, z), (i, j, k) = np.ascontiguousarray((vertices * np.float32(step)).T), np.ascontiguousarray(faces.T)
-        figure.add_mesh3d(x=x, y=y, z=z, i=i, j=j, k=k, color=color, opacity=opacity if figure.data else 1, name=name, showlegend=True, hoverinfo="name+x+y+z",
-                          lighting=dict(ambient=0.45, diffuse=0.8, specular=0.15), lightposition=dict(x=-1000, y=-2000, z=1500))
+        meshes = (
+            mask_mesh(masks[name], size)
+            for size in ([step_size] if step_size else range(1, 1 + max(np.shape(masks[name]))))
+        )
+        vertices, faces = next(
+            made for made in meshes if step_size or len(made[1]) <= 8000 / len(filled)
+        )
+        (x, y, z), (i, j, k) = (
+            np.ascontiguousarray((vertices * np.float32(step)).T),
+            np.ascontiguousarray(faces.T),
+        )
+        figure.add_mesh3d(
+            x=x,
+            y=y,
+            z=z,
+            i=i,
+            j=j,
+            k=k,
+            color=color,
+            opacity=opacity if figure.data else 1,
+            name=name,
+            showlegend=True,
+            hoverinfo="name+x+y+z",
+            lighting=dict(ambient=0.45, diffuse=0.8, specular=0.15),
+            lightposition=dict(x=-1000, y=-2000, z=1500),
+        )
     if note := "<br>".join(f"{name}: empty" for name in masks if name not in filled):
-        figure.add_annotation(text=note, showarrow=False, xref="paper", yref="paper", x=0.02, y=0.98, align="left")
-    scene = {f"{a}axis": dict(title=f"{a} ({unit})", backgroundcolor="#f4f4f4", gridcolor="#dddddd", nticks=5) for a in "xyz"}
-    scene.update(aspectmode="data", camera=dict(eye=dict(x=0.7, y=-1.9, z=0.8), center=dict(x=0, y=0, z=-0.15)))
-    return style_figure(figure, None, 520, margin=dict(l=0, r=0, b=0), scene=scene, xaxis_visible=False, yaxis_visible=False)
+        figure.add_annotation(
+            text=note, showarrow=False, xref="paper", yref="paper", x=0.02, y=0.98, align="left"
+        )
+    scene = {
+        f"{a}axis": dict(
+            title=f"{a} ({unit})", backgroundcolor="#f4f4f4", gridcolor="#dddddd", nticks=5
+        )
+        for a in "xyz"
+    }
+    scene.update(
+        aspectmode="data",
+        camera=dict(eye=dict(x=0.7, y=-1.9, z=0.8), center=dict(x=0, y=0, z=-0.15)),
+    )
+    return style_figure(
+        figure,
+        None,
+        520,
+        margin=dict(l=0, r=0, b=0),
+        scene=scene,
+        xaxis_visible=False,
+        yaxis_visible=False,
+    )
 
 # %% ../../nbs/handbook/figures.ipynb #61103452
 def bar_figure(
-    means: dict, # series -> {category: mean}
-    errors: dict | None = None, # series -> {category: spread}, same names and unit; None: no error bars
-    y_title: str = "", # what the values are, with their unit
-    y_range: tuple | None = None, # (low, high); None: from 0. Bars that start elsewhere exaggerate: the axis title then says so
-) -> go.Figure: # one group of bars per category, one colour per series
+    means: dict,  # series -> {category: mean}
+    errors: dict
+    | None = None,  # series -> {category: spread}, same names and unit; None: no error bars
+    y_title: str = "",  # what the values are, with their unit
+    y_range: tuple
+    | None = None,  # (low, high); None: from 0. Bars that start elsewhere exaggerate: the axis title then says so
+) -> go.Figure:  # one group of bars per category, one colour per series
     "Grouped bars with error bars."
     figure = go.Figure()
     for series, color in zip(means, assign_colors(means)):
         names, spread = list(means[series]), (errors or {}).get(series, {})
-        figure.add_bar(x=names, y=list(means[series].values()), name=series, marker_color=color,
-                       error_y=dict(array=[spread.get(name) for name in names], thickness=1.5, width=5) if spread else None)
+        figure.add_bar(
+            x=names,
+            y=list(means[series].values()),
+            name=series,
+            marker_color=color,
+            error_y=dict(array=[spread.get(name) for name in names], thickness=1.5, width=5)
+            if spread
+            else None,
+        )
     y_title += f" · axis starts at {y_range[0]:g}" if y_range and y_range[0] else ""
-    return style_figure(figure, barmode="group", bargap=0.3, bargroupgap=0.08, showlegend=len(means) > 1,
-                   xaxis_type="category", yaxis=dict(title=y_title, range=y_range))
+    return style_figure(
+        figure,
+        barmode="group",
+        bargap=0.3,
+        bargroupgap=0.08,
+        showlegend=len(means) > 1,
+        xaxis_type="category",
+        yaxis=dict(title=y_title, range=y_range),
+    )
+
 
 def box_figure(
-    cases: dict, # method -> (N,) one value per case
-    y_title: str, # what the values are, with their unit
-    identifiers: list | None = None, # N names of the cases, shown under the mouse
-) -> go.Figure: # one box per method with every case as a point
+    cases: dict,  # method -> (N,) one value per case
+    y_title: str,  # what the values are, with their unit
+    identifiers: list | None = None,  # N names of the cases, shown under the mouse
+) -> go.Figure:  # one box per method with every case as a point
     "Quartiles and all cases of several methods."
     figure = go.Figure()
     for name, color in zip(cases, assign_colors(cases)):
-        figure.add_box(y=np.asarray(cases[name], np.float32), name=name, text=identifiers, boxpoints="all", jitter=0.4, pointpos=0,
-                       marker=dict(color=color, size=6, opacity=0.7), line_width=1.5, fillcolor="rgba(0,0,0,0.04)")
+        figure.add_box(
+            y=np.asarray(cases[name], np.float32),
+            name=name,
+            text=identifiers,
+            boxpoints="all",
+            jitter=0.4,
+            pointpos=0,
+            marker=dict(color=color, size=6, opacity=0.7),
+            line_width=1.5,
+            fillcolor="rgba(0,0,0,0.04)",
+        )
     return style_figure(figure, showlegend=False, xaxis_type="category", yaxis_title=y_title)

@@ -7,44 +7,54 @@ __all__ = ['information_maps', 'signed_distance', 'entropy_by_distance', 'self_i
 
 # %% ../../nbs/04_structure/05_information_explorer.ipynb #a1d3e9c0
 from functools import partial
+
 import numpy as np
 import plotly.graph_objects as go
 from ipywidgets import IntSlider, SelectionSlider, VBox
 from plotly.subplots import make_subplots
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
-from .affinity_explorer import add_heatmap, colorbar_style, to_percent_int8
-from .figures import COLORS, contour, style_figure
+
 from ..losses.entropy import entropy_map
 from ..losses.self_information import self_information
+from .affinity_explorer import add_heatmap, colorbar_style, to_percent_int8
+from .figures import COLORS, contour, style_figure
 from .toy_run import ToyRun
 from .widgets import interactive_figure
 
 # %% ../../nbs/04_structure/05_information_explorer.ipynb #7338eabc
 def information_maps(
     p: Tensor,  # (1, C, X, Y, Z) probabilities
-    z: int,     # slice
-) -> list:      # four (X, Y) maps in nats: background, atrium, sum over all classes, entropy
+    z: int,  # slice
+) -> list:  # four (X, Y) maps in nats: background, atrium, sum over all classes, entropy
     "What Eq. 4 sees of a slice, and what Eq. 1 sees."
-    cut = p[..., z:z + 1]
+    cut = p[..., z : z + 1]
     entries = self_information(cut)[0, ..., 0]
-    return [entries[0], entries[1], entries.sum(0), np.log(p.shape[1]) * entropy_map(cut)[0, ..., 0]]
+    return [
+        entries[0],
+        entries[1],
+        entries.sum(0),
+        np.log(p.shape[1]) * entropy_map(cut)[0, ..., 0],
+    ]
 
 
 def signed_distance(
     label: np.ndarray,  # (X, Y, Z), non-zero inside
-) -> np.ndarray:        # (X, Y, Z) int, voxels: 1 in the first layer outside, -1 in the first inside
+) -> np.ndarray:  # (X, Y, Z) int, voxels: 1 in the first layer outside, -1 in the first inside
     "Signed distance of every voxel from the border; 0 everywhere when there is no border."
     inside = label > 0
-    if inside.all() or not inside.any(): return np.zeros(label.shape, int)
-    return np.rint(np.where(inside, -distance_transform_edt(inside), distance_transform_edt(~inside))).astype(int)
+    if inside.all() or not inside.any():
+        return np.zeros(label.shape, int)
+    return np.rint(
+        np.where(inside, -distance_transform_edt(inside), distance_transform_edt(~inside))
+    ).astype(int)
 
 
 def entropy_by_distance(
-    p: Tensor,              # (1, C, X, Y, Z) probabilities
-    distance: np.ndarray,   # (X, Y, Z) as from `signed_distance`
-    reach: int = 10,        # voxels on either side
-) -> tuple:                 # distances; mean entropy there, 0 to 1
+    p: Tensor,  # (1, C, X, Y, Z) probabilities
+    distance: np.ndarray,  # (X, Y, Z) as from `signed_distance`
+    reach: int = 10,  # voxels on either side
+) -> tuple:  # distances; mean entropy there, 0 to 1
     "How undecided a network is, by distance from the true border."
     entropy = entropy_map(p)[0].numpy()
     near = [d for d in range(-reach, reach + 1) if (distance == d).any()]
@@ -53,38 +63,96 @@ def entropy_by_distance(
 # %% ../../nbs/04_structure/05_information_explorer.ipynb #03e4fa52
 def self_information_figure(
     run: ToyRun,
-    iteration: int,            # one of run.iterations
-    z: int,                    # slice
-) -> go.Figure:                # three rows of four maps and one panel of curves
+    iteration: int,  # one of run.iterations
+    z: int,  # slice
+) -> go.Figure:  # three rows of four maps and one panel of curves
     "Eq. 4 at one moment: every class's map, their sum, the entropy map; student, teacher, difference; doubt by distance from the border."
     networks = run.at(iteration)
     maps = [information_maps(p, z) for p in networks]
     maps.append([a - b for a, b in zip(*maps)])
-    titles = ["-p log p, background", "-p log p, atrium", "their sum", "entropy map x ln C", "doubt by distance"]
-    figure = make_subplots(3, 5, specs=[[{}] * 4 + [{"rowspan": 3}], *[[{}] * 4 + [None]] * 2], column_titles=titles, horizontal_spacing=0.035,
-                           vertical_spacing=0.06, column_widths=[1, 1, 1, 1, 1.5])
+    titles = [
+        "-p log p, background",
+        "-p log p, atrium",
+        "their sum",
+        "entropy map x ln C",
+        "doubt by distance",
+    ]
+    figure = make_subplots(
+        3,
+        5,
+        specs=[[{}] * 4 + [{"rowspan": 3}], *[[{}] * 4 + [None]] * 2],
+        column_titles=titles,
+        horizontal_spacing=0.035,
+        vertical_spacing=0.06,
+        column_widths=[1, 1, 1, 1, 1.5],
+    )
     line = contour(run.label[..., z].T)
     for row, (name, values) in enumerate(zip(("student", "teacher", "student - teacher"), maps), 1):
         for column, value in enumerate(values, 1):
-            add_heatmap(figure, to_percent_int8(value), row, column, "coloraxis2" if row == 3 else "coloraxis", line)
+            add_heatmap(
+                figure,
+                to_percent_int8(value),
+                row,
+                column,
+                "coloraxis2" if row == 3 else "coloraxis",
+                line,
+            )
             figure.update_xaxes(title="x (voxel)" if row == 3 else None, row=row, col=column)
         figure.update_yaxes(title=f"{name}<br>y (voxel)", row=row, col=1)
     distance = signed_distance(run.label)
     for name, p in zip(("student", "teacher"), networks):
         steps, doubt = entropy_by_distance(p, distance)
-        figure.add_scatter(x=steps, y=doubt, name=name, mode="lines+markers", line=dict(color=COLORS[name], width=3), row=1, col=5)
+        figure.add_scatter(
+            x=steps,
+            y=doubt,
+            name=name,
+            mode="lines+markers",
+            line=dict(color=COLORS[name], width=3),
+            row=1,
+            col=5,
+        )
     figure.update_xaxes(title="voxels from the border (inside < 0)", row=1, col=5)
     figure.update_yaxes(title="mean entropy (0 to 1)", range=[0, 1.02], side="right", row=1, col=5)
     figure.update_annotations(font_size=14)
-    return style_figure(figure, None, 640, margin=dict(l=60, r=60, t=60, b=110), legend_y=1.06,
-                         coloraxis=dict(colorscale="Viridis", cmin=0, cmax=70, colorbar=colorbar_style("0.01 nat", orientation="h", x=0.16, y=-0.17, yanchor="top", len=0.28)),
-                         coloraxis2=dict(colorscale="RdBu", cmin=-40, cmax=40, colorbar=colorbar_style("difference (0.01 nat)", orientation="h", x=0.5, y=-0.17, yanchor="top", len=0.28)))
+    return style_figure(
+        figure,
+        None,
+        640,
+        margin=dict(l=60, r=60, t=60, b=110),
+        legend_y=1.06,
+        coloraxis=dict(
+            colorscale="Viridis",
+            cmin=0,
+            cmax=70,
+            colorbar=colorbar_style(
+                "0.01 nat", orientation="h", x=0.16, y=-0.17, yanchor="top", len=0.28
+            ),
+        ),
+        coloraxis2=dict(
+            colorscale="RdBu",
+            cmin=-40,
+            cmax=40,
+            colorbar=colorbar_style(
+                "difference (0.01 nat)", orientation="h", x=0.5, y=-0.17, yanchor="top", len=0.28
+            ),
+        ),
+    )
 
 # %% ../../nbs/04_structure/05_information_explorer.ipynb #1c96121b
 def self_information_explorer(
     run: ToyRun,
 ) -> VBox:  # sliders and the figure
     "`self_information_figure` behind sliders for moment and slice."
-    return interactive_figure(partial(self_information_figure, run),
-                   iteration=SelectionSlider(options=run.iterations, value=run.iterations[-1], continuous_update=False),
-                   z=IntSlider(int(run.label.sum((0, 1)).argmax()), min=0, max=run.label.shape[2] - 1, description="slice z", continuous_update=False))
+    return interactive_figure(
+        partial(self_information_figure, run),
+        iteration=SelectionSlider(
+            options=run.iterations, value=run.iterations[-1], continuous_update=False
+        ),
+        z=IntSlider(
+            int(run.label.sum((0, 1)).argmax()),
+            min=0,
+            max=run.label.shape[2] - 1,
+            description="slice z",
+            continuous_update=False,
+        ),
+    )

@@ -9,44 +9,98 @@ __all__ = ['live_figure', 'LiveView', 'train_live']
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+
 import numpy as np
 import plotly.graph_objects as go
 from ipywidgets import HTML, Button
 from plotly.subplots import make_subplots
-from .figures import COLORS, assign_colors, contour, to_uint8
-from ..training.trainer import Trainer
+
+from ..data.volume import Volume
 from ..evaluation.metrics import dice
 from ..evaluation.scoring import segment
-from ..training.config import TrainConfig, resolve_config
 from ..train import load_volumes, run
-from ..data.volume import Volume
+from ..training.config import TrainConfig, resolve_config
+from ..training.trainer import Trainer
+from .figures import COLORS, assign_colors, contour, to_uint8
 from .widgets import StatusLine, stack, to_widget, update_figure
 
 # %% ../../nbs/05_training/05_live_view.ipynb #4e79577e
 def live_figure(
-    volume: Volume,   # the scan, with label
-    iterations: list, # iterations done at each look
-    terms: dict,      # name -> values of a loss term before its weight, one a look
-    scores: dict,     # student, teacher -> Dice, one a look
-    masks: dict,      # student, teacher -> (X, Y, Z) of the last look; may be empty
-) -> go.Figure:       # three panels
+    volume: Volume,  # the scan, with label
+    iterations: list,  # iterations done at each look
+    terms: dict,  # name -> values of a loss term before its weight, one a look
+    scores: dict,  # student, teacher -> Dice, one a look
+    masks: dict,  # student, teacher -> (X, Y, Z) of the last look; may be empty
+) -> go.Figure:  # three panels
     "Loss terms, Dice and a slice through the largest part of the truth."
     z = int((volume.label > 0).sum((0, 1)).argmax())
-    figure = make_subplots(1, 3, horizontal_spacing=0.09, subplot_titles=["terms before their weight", "Dice", f"slice z = {z}"])
+    figure = make_subplots(
+        1,
+        3,
+        horizontal_spacing=0.09,
+        subplot_titles=["terms before their weight", "Dice", f"slice z = {z}"],
+    )
     for (name, values), color in zip(terms.items(), assign_colors([*terms, *scores])):
         positive = np.where(np.array(values) > 0, values, np.nan)
-        figure.add_scatter(x=iterations, y=positive, name=name, mode="lines+markers", line=dict(color=color, width=2), row=1, col=1)
+        figure.add_scatter(
+            x=iterations,
+            y=positive,
+            name=name,
+            mode="lines+markers",
+            line=dict(color=color, width=2),
+            row=1,
+            col=1,
+        )
     for name, values in scores.items():
-        figure.add_scatter(x=iterations, y=values, name=name, mode="lines+markers", line=dict(color=COLORS[name], width=3), row=1, col=2)
-    figure.add_heatmap(z=to_uint8(volume.image)[..., z].T, colorscale="gray", showscale=False, hoverinfo="skip", row=1, col=3)
+        figure.add_scatter(
+            x=iterations,
+            y=values,
+            name=name,
+            mode="lines+markers",
+            line=dict(color=COLORS[name], width=3),
+            row=1,
+            col=2,
+        )
+    figure.add_heatmap(
+        z=to_uint8(volume.image)[..., z].T,
+        colorscale="gray",
+        showscale=False,
+        hoverinfo="skip",
+        row=1,
+        col=3,
+    )
     for name, mask in {"truth": volume.label, **masks}.items():
         x, y = contour(mask[..., z].T)
-        figure.add_scatter(x=x, y=y, mode="lines", line=dict(color=COLORS[name], width=3), name=name, showlegend=name == "truth", hoverinfo="skip", row=1, col=3)
-    figure.update_xaxes(title="iteration (number)", col=1).update_xaxes(title="iteration (number)", col=2).update_xaxes(title="x (voxel)", constrain="domain", col=3)
-    figure.update_yaxes(title="value (no unit)", type="log", exponentformat="power", dtick=1, col=1).update_yaxes(title="Dice (0 to 1)", range=[0, 1], col=2)
-    figure.update_yaxes(title="y (voxel)", autorange="reversed", scaleanchor="x3", constrain="domain", col=3)
-    figure.layout.template = dict(layout=dict(font_size=13, plot_bgcolor="white", xaxis_gridcolor="#e3e3e3", yaxis_gridcolor="#e3e3e3"))
-    return figure.update_layout(height=430, margin=dict(l=60, r=10, t=90, b=50), legend=dict(orientation="h", x=0, y=1.12, yanchor="bottom"))
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="lines",
+            line=dict(color=COLORS[name], width=3),
+            name=name,
+            showlegend=name == "truth",
+            hoverinfo="skip",
+            row=1,
+            col=3,
+        )
+    figure.update_xaxes(title="iteration (number)", col=1).update_xaxes(
+        title="iteration (number)", col=2
+    ).update_xaxes(title="x (voxel)", constrain="domain", col=3)
+    figure.update_yaxes(
+        title="value (no unit)", type="log", exponentformat="power", dtick=1, col=1
+    ).update_yaxes(title="Dice (0 to 1)", range=[0, 1], col=2)
+    figure.update_yaxes(
+        title="y (voxel)", autorange="reversed", scaleanchor="x3", constrain="domain", col=3
+    )
+    figure.layout.template = dict(
+        layout=dict(
+            font_size=13, plot_bgcolor="white", xaxis_gridcolor="#e3e3e3", yaxis_gridcolor="#e3e3e3"
+        )
+    )
+    return figure.update_layout(
+        height=430,
+        margin=dict(l=60, r=10, t=90, b=50),
+        legend=dict(orientation="h", x=0, y=1.12, yanchor="bottom"),
+    )
 
 # %% ../../nbs/05_training/05_live_view.ipynb #22061d38
 class LiveView:
@@ -54,16 +108,18 @@ class LiveView:
 
     def __init__(
         self,
-        volume: Volume,     # the scan that is looked at, with label
-        config: TrainConfig,     # resolved settings
-        every: int = 10,    # steps between two looks
+        volume: Volume,  # the scan that is looked at, with label
+        config: TrainConfig,  # resolved settings
+        every: int = 10,  # steps between two looks
     ):
         self.volume, self.config, self.every = volume, replace(config, stride=config.patch), every
         self.iterations, self.terms, self.scores, self.masks = [], {}, {}, {}
         self.stop, self.note = Button(description="Stop", icon="stop"), HTML("not started")
         self.stopped, self.shown = False, to_widget(self.figure())
         self.stop.on_click(self.on_stop)
-        self.box = stack(self.stop, self.shown, self.note, StatusLine())  # the last gives the figure its width
+        self.box = stack(
+            self.stop, self.shown, self.note, StatusLine()
+        )  # the last gives the figure its width
 
     def on_stop(self, button):
         "What the button does: the loop hears of it after its step."
@@ -94,15 +150,19 @@ class LiveView:
 
 # %% ../../nbs/05_training/05_live_view.ipynb #5d52fbe2
 def train_live(
-    config: TrainConfig,   # settings as given
+    config: TrainConfig,  # settings as given
     every: int = 10,  # steps between two looks
     train: Callable = run,  # what trains: takes config, progress and watch
-) -> tuple[LiveView, threading.Thread]:  # the view, whose `box` is to be displayed; the thread, whose `join` waits for the end
+) -> tuple[
+    LiveView, threading.Thread
+]:  # the view, whose `box` is to be displayed; the thread, whose `join` waits for the end
     "Starts a run behind a live view. Raises `InputError` for the user's mistakes in the data, `ValueError` without a scan to look at."
     config = resolve_config(config)
     scored = load_volumes(config)[2]
     if not scored:
-        raise ValueError("there is no scan to look at: give a test.list or val.list, or hold some out with hold_out")
+        raise ValueError(
+            "there is no scan to look at: give a test.list or val.list, or hold some out with hold_out"
+        )
     view = LiveView(scored[0], config, every)
 
     def work():

@@ -10,93 +10,197 @@ import numpy as np
 import plotly.graph_objects as go
 from ipywidgets import IntSlider, VBox
 from plotly.subplots import make_subplots
-from .figures import COLORS, axis_scale, draw_plane, intensity_window, style_figure, surface_figure
+
 from ..evaluation.metrics import dice
+from lgermt.viz.figures import (
+    COLORS,
+    axis_scale,
+    draw_plane,
+    intensity_window,
+    style_figure,
+    surface_figure,
+)
 from .widgets import interactive_figure
 
 # %% ../../nbs/06_results/06_method_comparison.ipynb #d722bbf0
 def box_around(
-    at: tuple,    # (x, y, z) voxel in the middle
-    side: int,    # voxels, at least 1
-    shape: tuple, # (X, Y, Z)
-) -> tuple:       # three slices
+    at: tuple,  # (x, y, z) voxel in the middle
+    side: int,  # voxels, at least 1
+    shape: tuple,  # (X, Y, Z)
+) -> tuple:  # three slices
     "A cube around a voxel, as far as the volume reaches. Raises ValueError for a voxel outside."
     if side < 1 or any(not 0 <= place < count for place, count in zip(at, shape)):
         raise ValueError(f"box of {side} voxels at {tuple(at)}: the volume is {shape}")
-    return tuple(slice(max(0, place - side // 2), min(count, place - side // 2 + side)) for place, count in zip(at, shape))
+    return tuple(
+        slice(max(0, place - side // 2), min(count, place - side // 2 + side))
+        for place, count in zip(at, shape)
+    )
 
 
 def farthest_voxel(
-    mask: np.ndarray, # (X, Y, Z), non-zero inside
-    spacing: tuple | None = None, # mm along x, y, z; None: voxels
-) -> tuple:           # (x, y, z) voxel; the middle of the volume where the mask is empty
+    mask: np.ndarray,  # (X, Y, Z), non-zero inside
+    spacing: tuple | None = None,  # mm along x, y, z; None: voxels
+) -> tuple:  # (x, y, z) voxel; the middle of the volume where the mask is empty
     "The voxel of a mask that lies farthest from its centre of mass: the end of a vein."
     places = np.argwhere(mask)
-    if not len(places): return tuple(count // 2 for count in np.shape(mask))
+    if not len(places):
+        return tuple(count // 2 for count in np.shape(mask))
     away = (places - places.mean(0)) * axis_scale(spacing)[0]
     return tuple(int(place) for place in places[(away**2).sum(1).argmax()])
 
 # %% ../../nbs/06_results/06_method_comparison.ipynb #03403fa3
-_EDGE_PATH = np.array([(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0), (1, 0, 1), (1, 1, 1), (1, 1, 0), (1, 1, 1), (0, 1, 1), (0, 1, 0), (0, 1, 1), (0, 0, 1)])
+_EDGE_PATH = np.array(
+    [
+        (0, 0, 0),
+        (1, 0, 0),
+        (1, 1, 0),
+        (0, 1, 0),
+        (0, 0, 0),
+        (0, 0, 1),
+        (1, 0, 1),
+        (1, 0, 0),
+        (1, 0, 1),
+        (1, 1, 1),
+        (1, 1, 0),
+        (1, 1, 1),
+        (0, 1, 1),
+        (0, 1, 0),
+        (0, 1, 1),
+        (0, 0, 1),
+    ]
+)
 
 
 def box_edges(
-    box: tuple,     # three slices
-    spacing: tuple, # size of a voxel along x, y, z
-) -> np.ndarray:    # (3, 16): coordinates of a walk along all edges
+    box: tuple,  # three slices
+    spacing: tuple,  # size of a voxel along x, y, z
+) -> np.ndarray:  # (3, 16): coordinates of a walk along all edges
     "The wire frame of a box, half a voxel outside of its outer voxel centres."
-    low, high = (np.array([end(part) for part in box]) - 0.5 for end in (lambda part: part.start, lambda part: part.stop))
+    low, high = (
+        np.array([end(part) for part in box]) - 0.5
+        for end in (lambda part: part.start, lambda part: part.stop)
+    )
     return ((low + _EDGE_PATH * (high - low)) * spacing).T
 
 # %% ../../nbs/06_results/06_method_comparison.ipynb #f6f44a7e
 def method_comparison_figure(
-    image: np.ndarray, # (X, Y, Z), any unit
-    truth: np.ndarray, # (X, Y, Z) mask
-    masks: dict,       # method -> (X, Y, Z) mask, at least one
-    at: tuple | None = None, # (x, y, z) voxel in the middle of the box; None: the end of a vein
-    side: int = 12,    # of the box, voxels
-    spacing: tuple | None = None, # mm along x, y, z; None: axes in voxels
-    surfaces: dict | None = None, # what method_surfaces gave for these masks; None: made here
-) -> go.Figure:        # slices above, surfaces below, Dice of the scan and of the box in the titles
+    image: np.ndarray,  # (X, Y, Z), any unit
+    truth: np.ndarray,  # (X, Y, Z) mask
+    masks: dict,  # method -> (X, Y, Z) mask, at least one
+    at: tuple | None = None,  # (x, y, z) voxel in the middle of the box; None: the end of a vein
+    side: int = 12,  # of the box, voxels
+    spacing: tuple | None = None,  # mm along x, y, z; None: axes in voxels
+    surfaces: dict | None = None,  # what method_surfaces gave for these masks; None: made here
+) -> go.Figure:  # slices above, surfaces below, Dice of the scan and of the box in the titles
     "Fig. 3 of the paper for any masks. Raises ValueError without a mask, for other shapes, for a box outside."
-    if not masks: raise ValueError("masks is empty: give at least one method and its mask")
+    if not masks:
+        raise ValueError("masks is empty: give at least one method and its mask")
     for name, mask in {"truth": truth, **masks}.items():
-        if np.shape(mask) != image.shape: raise ValueError(f"{name} has shape {np.shape(mask)}, the image {image.shape}")
+        if np.shape(mask) != image.shape:
+            raise ValueError(f"{name} has shape {np.shape(mask)}, the image {image.shape}")
     at, (step, unit) = farthest_voxel(truth, spacing) if at is None else at, axis_scale(spacing)
-    box, surfaces = box_around(at, side, image.shape), surfaces or method_surfaces(truth, masks, spacing)
-    titles = [f"<b>{name}</b><br>Dice {dice(mask, truth):.3f}<br>in the box {dice(mask[box], truth[box]):.3f}" for name, mask in masks.items()]
-    figure = make_subplots(2, len(masks), specs=[[{}] * len(masks), [{"type": "scene"}] * len(masks)], subplot_titles=titles, horizontal_spacing=0.04, vertical_spacing=0.12, row_heights=(0.45, 0.55))
+    box, surfaces = (
+        box_around(at, side, image.shape),
+        surfaces or method_surfaces(truth, masks, spacing),
+    )
+    titles = [
+        f"<b>{name}</b><br>Dice {dice(mask, truth):.3f}<br>in the box {dice(mask[box], truth[box]):.3f}"
+        for name, mask in masks.items()
+    ]
+    figure = make_subplots(
+        2,
+        len(masks),
+        specs=[[{}] * len(masks), [{"type": "scene"}] * len(masks)],
+        subplot_titles=titles,
+        horizontal_spacing=0.04,
+        vertical_spacing=0.12,
+        row_heights=(0.45, 0.55),
+    )
     for column, (name, mask) in enumerate(masks.items(), 1):
-        draw_plane(figure, image, 2, at[2], {"truth": truth, "prediction": mask}, intensity_window(image), spacing, 1, column)
-        if column > 1: figure.update_yaxes(title=None, row=1, col=column)
+        draw_plane(
+            figure,
+            image,
+            2,
+            at[2],
+            {"truth": truth, "prediction": mask},
+            intensity_window(image),
+            spacing,
+            1,
+            column,
+        )
+        if column > 1:
+            figure.update_yaxes(title=None, row=1, col=column)
         (x, y, z), edge = box_edges(box, step).astype(np.float32), COLORS["error"]
-        figure.add_scatter(x=x[:5], y=y[:5], mode="lines", line=dict(color=edge, width=3), name="box", legendgroup="box", showlegend=column == 1, hoverinfo="skip", row=1, col=column)
-        figure.add_traces([trace.update(showlegend=False) for trace in surfaces[name].data], rows=2, cols=column)
-        figure.add_scatter3d(x=x, y=y, z=z, mode="lines", line=dict(color=edge, width=5), showlegend=False, hoverinfo="skip", row=2, col=column)
-    axes = {f"{name}axis": dict(title=f"{name} ({unit})", nticks=3, backgroundcolor="#f4f4f4") for name in "xyz"}
+        figure.add_scatter(
+            x=x[:5],
+            y=y[:5],
+            mode="lines",
+            line=dict(color=edge, width=3),
+            name="box",
+            legendgroup="box",
+            showlegend=column == 1,
+            hoverinfo="skip",
+            row=1,
+            col=column,
+        )
+        figure.add_traces(
+            [trace.update(showlegend=False) for trace in surfaces[name].data], rows=2, cols=column
+        )
+        figure.add_scatter3d(
+            x=x,
+            y=y,
+            z=z,
+            mode="lines",
+            line=dict(color=edge, width=5),
+            showlegend=False,
+            hoverinfo="skip",
+            row=2,
+            col=column,
+        )
+    axes = {
+        f"{name}axis": dict(title=f"{name} ({unit})", nticks=3, backgroundcolor="#f4f4f4")
+        for name in "xyz"
+    }
     figure.update_scenes(aspectmode="data", camera=dict(eye=dict(x=0.9, y=-2.1, z=1.0)), **axes)
-    return style_figure(figure, None, 640, margin=dict(l=60, r=10, t=90, b=10), legend=dict(orientation="h", x=0.5, xanchor="center", y=0.5, yanchor="middle"))
+    return style_figure(
+        figure,
+        None,
+        640,
+        margin=dict(l=60, r=10, t=90, b=10),
+        legend=dict(orientation="h", x=0.5, xanchor="center", y=0.5, yanchor="middle"),
+    )
 
 
 def method_surfaces(
-    truth: np.ndarray, # (X, Y, Z) mask
-    masks: dict,       # method -> (X, Y, Z) mask
-    spacing: tuple | None = None, # mm along x, y, z; None: voxels
-    step_size: int | None = None, # side of the blocks that are averaged, voxels; None: a sixtieth of the longest side
-) -> dict:             # method -> figure of its surface and the truth's
+    truth: np.ndarray,  # (X, Y, Z) mask
+    masks: dict,  # method -> (X, Y, Z) mask
+    spacing: tuple | None = None,  # mm along x, y, z; None: voxels
+    step_size: int
+    | None = None,  # side of the blocks that are averaged, voxels; None: a sixtieth of the longest side
+) -> dict:  # method -> figure of its surface and the truth's
     "The meshes of all methods: they do not change when the box moves."
     step_size = step_size or max(1, round(max(np.shape(truth)) / 60))
-    return {name: surface_figure({"prediction": mask, "truth": truth}, spacing, step_size, 0.35) for name, mask in masks.items()}
+    return {
+        name: surface_figure({"prediction": mask, "truth": truth}, spacing, step_size, 0.35)
+        for name, mask in masks.items()
+    }
 
 # %% ../../nbs/06_results/06_method_comparison.ipynb #b371b753
 def method_comparison(
-    image: np.ndarray, # (X, Y, Z), any unit
-    truth: np.ndarray, # (X, Y, Z) mask
-    masks: dict,       # method -> (X, Y, Z) mask
-    spacing: tuple | None = None, # mm along x, y, z; None: voxels
-) -> VBox: # sliders x, y, z and side of the box, figure, one line for an error
+    image: np.ndarray,  # (X, Y, Z), any unit
+    truth: np.ndarray,  # (X, Y, Z) mask
+    masks: dict,  # method -> (X, Y, Z) mask
+    spacing: tuple | None = None,  # mm along x, y, z; None: voxels
+) -> VBox:  # sliders x, y, z and side of the box, figure, one line for an error
     "Fig. 3 with a box to move: `method_comparison_figure` behind four sliders."
     surfaces, start = method_surfaces(truth, masks, spacing), farthest_voxel(truth, spacing)
-    places = {name: IntSlider(value, 0, count - 1, continuous_update=False) for name, value, count in zip("xyz", start, image.shape)}
-    draw = lambda x, y, z, side: method_comparison_figure(image, truth, masks, (x, y, z), side, spacing, surfaces)
-    return interactive_figure(draw, **places, side=IntSlider(12, 2, max(image.shape), continuous_update=False))
+    places = {
+        name: IntSlider(value, 0, count - 1, continuous_update=False)
+        for name, value, count in zip("xyz", start, image.shape)
+    }
+    draw = lambda x, y, z, side: method_comparison_figure(
+        image, truth, masks, (x, y, z), side, spacing, surfaces
+    )
+    return interactive_figure(
+        draw, **places, side=IntSlider(12, 2, max(image.shape), continuous_update=False)
+    )

@@ -10,17 +10,33 @@ import numpy as np
 import plotly.graph_objects as go
 from ipywidgets import Dropdown, IntSlider, VBox
 from plotly.subplots import make_subplots
-from scipy.ndimage import distance_transform_edt, label as components, map_coordinates, shift as moved
-from .figures import COLORS, axis_scale, draw_plane, intensity_window, mask_mesh, style_figure
-from ..evaluation.metrics import crop_to_union, dice, jaccard, surface_distances, surface_voxels
+from scipy.ndimage import distance_transform_edt, map_coordinates
+from scipy.ndimage import label as components
+from scipy.ndimage import shift as moved
+
+from lgermt.evaluation.metrics import (
+    crop_to_union,
+    dice,
+    jaccard,
+    surface_distances,
+    surface_voxels,
+)
+from lgermt.viz.figures import (
+    COLORS,
+    axis_scale,
+    draw_plane,
+    intensity_window,
+    mask_mesh,
+    style_figure,
+)
 from .widgets import interactive_figure
 
 # %% ../../nbs/06_results/03_metrics_lab.ipynb #f0f88035
 def thin_parts(
-    mask: np.ndarray,   # (X, Y, Z), non-zero inside
+    mask: np.ndarray,  # (X, Y, Z), non-zero inside
     radius: float = 6,  # of the ball that does not fit into a vein, voxels
-    smallest: int = 50, # pieces of fewer voxels are not counted
-) -> list:              # of (X, Y, Z) boolean masks, the largest first; empty where nothing is thin
+    smallest: int = 50,  # pieces of fewer voxels are not counted
+) -> list:  # of (X, Y, Z) boolean masks, the largest first; empty where nothing is thin
     "The thin parts of a mask: what a ball cannot sweep from inside."
     mask = np.asarray(mask) != 0
     centres = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1] > radius
@@ -31,112 +47,241 @@ def thin_parts(
 
 # %% ../../nbs/06_results/03_metrics_lab.ipynb #72143e68
 def island_centre(
-    mask: np.ndarray, # (X, Y, Z), non-zero inside
-) -> tuple:           # (x, y, z) voxel
+    mask: np.ndarray,  # (X, Y, Z), non-zero inside
+) -> tuple:  # (x, y, z) voxel
     "The voxel with the most room around it: far from the mask and from the walls."
     room = distance_transform_edt(np.pad(np.asarray(mask) == 0, 1))[1:-1, 1:-1, 1:-1]
     return tuple(int(place) for place in np.unravel_index(room.argmax(), room.shape))
 
 
 def damage_mask(
-    truth: np.ndarray, # (X, Y, Z), non-zero inside
-    cut: int = 0,      # which vein is cut off, 1 the largest; 0: none
-    layers: int = 0,   # layers of voxels put on; below 0: peeled off
-    shift: tuple = (0, 0, 0), # voxels along x, y, z; what leaves the volume is lost
-    island: int = 0,   # radius of a ball far away, voxels; 0: none
-    thin: list | None = None, # what veins(truth) gave; None: found here
-) -> np.ndarray:       # (X, Y, Z) boolean
+    truth: np.ndarray,  # (X, Y, Z), non-zero inside
+    cut: int = 0,  # which vein is cut off, 1 the largest; 0: none
+    layers: int = 0,  # layers of voxels put on; below 0: peeled off
+    shift: tuple = (0, 0, 0),  # voxels along x, y, z; what leaves the volume is lost
+    island: int = 0,  # radius of a ball far away, voxels; 0: none
+    thin: list | None = None,  # what veins(truth) gave; None: found here
+) -> np.ndarray:  # (X, Y, Z) boolean
     "A mask damaged in known ways. Raises ValueError if there is no such vein."
     mask = np.asarray(truth) != 0
     if cut:
         thin = thin_parts(mask) if thin is None else thin
-        if not 0 < cut <= len(thin): raise ValueError(f"cut {cut}: this mask has {len(thin)} veins")
+        if not 0 < cut <= len(thin):
+            raise ValueError(f"cut {cut}: this mask has {len(thin)} veins")
         mask = mask & ~thin[cut - 1]
     if layers and mask.any():
-        mask = distance_transform_edt(~mask) <= layers if layers > 0 else distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1] > -layers
+        mask = (
+            distance_transform_edt(~mask) <= layers
+            if layers > 0
+            else distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1] > -layers
+        )
     if any(shift):
         mask = moved(mask.astype(np.uint8), shift, order=0) != 0
     if island:
         centre = island_centre(truth)
-        mask = mask | (sum((axis - place) ** 2 for axis, place in zip(np.ogrid[tuple(map(slice, mask.shape))], centre)) <= island**2)
+        mask = mask | (
+            sum(
+                (axis - place) ** 2
+                for axis, place in zip(np.ogrid[tuple(map(slice, mask.shape))], centre)
+            )
+            <= island**2
+        )
     return mask
 
 # %% ../../nbs/06_results/03_metrics_lab.ipynb #4bb2a170
 def metric_variants(
-    prediction: np.ndarray, # (X, Y, Z) mask
-    truth: np.ndarray,      # (X, Y, Z) mask
-    spacing: tuple | None = None, # mm along x, y, z; None: voxels
-) -> dict:                  # name -> value; overlaps 0 to 1, distances in voxels or mm, NaN without a surface
+    prediction: np.ndarray,  # (X, Y, Z) mask
+    truth: np.ndarray,  # (X, Y, Z) mask
+    spacing: tuple | None = None,  # mm along x, y, z; None: voxels
+) -> dict:  # name -> value; overlaps 0 to 1, distances in voxels or mm, NaN without a surface
     "What several definitions say about one pair of masks. Raises ValueError when shapes differ."
     p, g = crop_to_union(prediction, truth)
     overlaps = {"Dice": dice(p, g), "Jaccard": jaccard(p, g)}
-    there, back = surface_distances(p, g, spacing) if p.any() and g.any() else (np.array([np.nan]),) * 2
+    there, back = (
+        surface_distances(p, g, spacing) if p.any() and g.any() else (np.array([np.nan]),) * 2
+    )
     pooled, ends = np.hstack((there, back)), [np.percentile(one, 95) for one in (there, back)]
-    distances = {"ASD, prediction to truth": there.mean(), "ASD, truth to prediction": back.mean(), "ASSD, both": pooled.mean(),
-                 "95HD, pooled": np.percentile(pooled, 95), "95HD, larger of two": max(ends), "HD, 100 %": pooled.max()}
+    distances = {
+        "ASD, prediction to truth": there.mean(),
+        "ASD, truth to prediction": back.mean(),
+        "ASSD, both": pooled.mean(),
+        "95HD, pooled": np.percentile(pooled, 95),
+        "95HD, larger of two": max(ends),
+        "HD, 100 %": pooled.max(),
+    }
     return overlaps | {name: float(value) for name, value in distances.items()}
 
 # %% ../../nbs/06_results/03_metrics_lab.ipynb #c65144dd
 def distance_mesh(
     mask: np.ndarray,  # (X, Y, Z), whose surface is drawn; not empty
-    other: np.ndarray, # (X, Y, Z), to whose surface the distance is taken; empty: all grey
-    spacing: tuple | None = None, # mm along x, y, z; None: voxels
-    step_size: int = 2, # side of the blocks that are averaged first, voxels
-    farthest: float = 10, # distance of the last colour
-) -> go.Mesh3d:        # intensity: distance at every vertex
+    other: np.ndarray,  # (X, Y, Z), to whose surface the distance is taken; empty: all grey
+    spacing: tuple | None = None,  # mm along x, y, z; None: voxels
+    step_size: int = 2,  # side of the blocks that are averaged first, voxels
+    farthest: float = 10,  # distance of the last colour
+) -> go.Mesh3d:  # intensity: distance at every vertex
     "A surface coloured by its distance to another one."
     vertices, faces = mask_mesh(mask, step_size)
-    (step, unit), (x, y, z), (i, j, k) = axis_scale(spacing), np.ascontiguousarray(vertices.T), np.ascontiguousarray(faces.T)
+    (step, unit), (x, y, z), (i, j, k) = (
+        axis_scale(spacing),
+        np.ascontiguousarray(vertices.T),
+        np.ascontiguousarray(faces.T),
+    )
     edge = surface_voxels(np.asarray(other) != 0)
-    far = map_coordinates(distance_transform_edt(~edge, sampling=step), (x, y, z), order=1, mode="nearest") if edge.any() else np.full(len(x), np.nan)
+    far = (
+        map_coordinates(
+            distance_transform_edt(~edge, sampling=step), (x, y, z), order=1, mode="nearest"
+        )
+        if edge.any()
+        else np.full(len(x), np.nan)
+    )
     x, y, z = (part * np.float32(side) for part, side in zip((x, y, z), step))
     bar = dict(title=dict(text=f"distance ({unit})", side="right"), thickness=14, len=0.8)
-    return go.Mesh3d(x=x, y=y, z=z, i=i, j=j, k=k, intensity=far.round(1).astype(np.float32), cmin=0, cmax=farthest, colorscale="Viridis", colorbar=bar, hovertemplate=f"%{{intensity:.1f}} {unit}<extra></extra>")
+    return go.Mesh3d(
+        x=x,
+        y=y,
+        z=z,
+        i=i,
+        j=j,
+        k=k,
+        intensity=far.round(1).astype(np.float32),
+        cmin=0,
+        cmax=farthest,
+        colorscale="Viridis",
+        colorbar=bar,
+        hovertemplate=f"%{{intensity:.1f}} {unit}<extra></extra>",
+    )
 
 # %% ../../nbs/06_results/03_metrics_lab.ipynb #d2b9b5b1
 def metrics_lab_figure(
-    prediction: np.ndarray, # (X, Y, Z) mask
-    truth: np.ndarray,      # (X, Y, Z) mask
-    image: np.ndarray | None = None, # (X, Y, Z) behind the outlines; None: black
-    spacing: tuple | None = None, # mm along x, y, z; None: voxels
-    side: str = "truth",    # truth or prediction: whose surface is shown
-    index: int | None = None, # slice across z; None: the middle of the truth
-    farthest: float = 20,   # end of the distance axis and of the colours' double
-) -> go.Figure:             # bars of eight answers, a slice, a coloured surface
+    prediction: np.ndarray,  # (X, Y, Z) mask
+    truth: np.ndarray,  # (X, Y, Z) mask
+    image: np.ndarray | None = None,  # (X, Y, Z) behind the outlines; None: black
+    spacing: tuple | None = None,  # mm along x, y, z; None: voxels
+    side: str = "truth",  # truth or prediction: whose surface is shown
+    index: int | None = None,  # slice across z; None: the middle of the truth
+    farthest: float = 20,  # end of the distance axis and of the colours' double
+) -> go.Figure:  # bars of eight answers, a slice, a coloured surface
     "Metrics of two masks, and where they differ. Raises ValueError when shapes differ."
-    found, (step, unit), shape = metric_variants(prediction, truth, spacing), axis_scale(spacing), np.shape(truth)
+    found, (step, unit), shape = (
+        metric_variants(prediction, truth, spacing),
+        axis_scale(spacing),
+        np.shape(truth),
+    )
     image = np.zeros(shape, np.float32) if image is None else image
-    index = int(np.nonzero(truth)[2].mean()) if index is None and np.any(truth) else shape[2] // 2 if index is None else index
-    titles = (f"distances ({unit})", "overlaps (0 to 1)", f"slice z = {index}", f"surface of the {side}")
-    figure = make_subplots(2, 2, specs=[[{}, {}], [{}, {"type": "scene"}]], row_heights=(0.28, 0.72), column_widths=(0.45, 0.55), horizontal_spacing=0.15, vertical_spacing=0.15, subplot_titles=titles)
-    for column, names, end, digits, color in ((2, list(found)[:2], 1, 3, "neutral"), (1, list(found)[2:], farthest, 2, "error")):
+    index = (
+        int(np.nonzero(truth)[2].mean())
+        if index is None and np.any(truth)
+        else shape[2] // 2
+        if index is None
+        else index
+    )
+    titles = (
+        f"distances ({unit})",
+        "overlaps (0 to 1)",
+        f"slice z = {index}",
+        f"surface of the {side}",
+    )
+    figure = make_subplots(
+        2,
+        2,
+        specs=[[{}, {}], [{}, {"type": "scene"}]],
+        row_heights=(0.28, 0.72),
+        column_widths=(0.45, 0.55),
+        horizontal_spacing=0.15,
+        vertical_spacing=0.15,
+        subplot_titles=titles,
+    )
+    for column, names, end, digits, color in (
+        (2, list(found)[:2], 1, 3, "neutral"),
+        (1, list(found)[2:], farthest, 2, "error"),
+    ):
         labels = [f"{name} <b>{found[name]:.{digits}f}</b>" for name in names]
-        figure.add_bar(y=labels, x=[found[name] for name in names], orientation="h", marker_color=COLORS[color], showlegend=False, row=1, col=column)
-        figure.update_xaxes(range=(0, end), row=1, col=column).update_yaxes(autorange="reversed", row=1, col=column)
-    draw_plane(figure, image, 2, index, {"truth": truth, "prediction": prediction}, intensity_window(image), spacing, 2, 1)
+        figure.add_bar(
+            y=labels,
+            x=[found[name] for name in names],
+            orientation="h",
+            marker_color=COLORS[color],
+            showlegend=False,
+            row=1,
+            col=column,
+        )
+        figure.update_xaxes(range=(0, end), row=1, col=column).update_yaxes(
+            autorange="reversed", row=1, col=column
+        )
+    draw_plane(
+        figure,
+        image,
+        2,
+        index,
+        {"truth": truth, "prediction": prediction},
+        intensity_window(image),
+        spacing,
+        2,
+        1,
+    )
     figure.data[-1].showlegend = figure.data[-2].showlegend = True
     mask, other = (truth, prediction) if side == "truth" else (prediction, truth)
-    figure.add_trace(distance_mesh(mask, other, spacing, max(2, round(max(shape) / 60)), farthest / 2) if np.any(mask) else go.Mesh3d(x=[], y=[], z=[]), 2, 2)
+    figure.add_trace(
+        distance_mesh(mask, other, spacing, max(2, round(max(shape) / 60)), farthest / 2)
+        if np.any(mask)
+        else go.Mesh3d(x=[], y=[], z=[]),
+        2,
+        2,
+    )
     figure.data[-1].colorbar.update(y=0.36, len=0.72)
     axes = {f"{name}axis": dict(title=f"{name} ({unit})", nticks=4) for name in "xyz"}
-    scene = dict(aspectmode="data", camera_eye=dict(x=1.9, y=-1.9, z=1.2), domain_x=(figure.layout.scene.domain.x[0] - 0.14, 1), **axes)
-    return style_figure(figure, None, 680, margin=dict(l=60, r=20, t=40, b=90), legend=dict(x=0, xanchor="left", y=-0.13, yanchor="top"), scene=scene)
+    scene = dict(
+        aspectmode="data",
+        camera_eye=dict(x=1.9, y=-1.9, z=1.2),
+        domain_x=(figure.layout.scene.domain.x[0] - 0.14, 1),
+        **axes,
+    )
+    return style_figure(
+        figure,
+        None,
+        680,
+        margin=dict(l=60, r=20, t=40, b=90),
+        legend=dict(x=0, xanchor="left", y=-0.13, yanchor="top"),
+        scene=scene,
+    )
 
 # %% ../../nbs/06_results/03_metrics_lab.ipynb #ae90c5eb
 def metrics_lab(
-    truth: np.ndarray, # (X, Y, Z), non-zero inside
-    image: np.ndarray | None = None, # (X, Y, Z); None: outlines on black
-    spacing: tuple | None = None, # mm along x, y, z; None: voxels
-) -> VBox: # cut, layers, shift_x, shift_y, shift_z, island, side, index, figure, one line for an error
+    truth: np.ndarray,  # (X, Y, Z), non-zero inside
+    image: np.ndarray | None = None,  # (X, Y, Z); None: outlines on black
+    spacing: tuple | None = None,  # mm along x, y, z; None: voxels
+) -> (
+    VBox
+):  # cut, layers, shift_x, shift_y, shift_z, island, side, index, figure, one line for an error
     "A mask to ruin by hand, and eight answers. Raises ValueError for a mask that is empty."
     truth = np.asarray(truth) != 0
-    if not truth.any(): raise ValueError("the truth is empty: there is nothing to ruin")
+    if not truth.any():
+        raise ValueError("the truth is empty: there is nothing to ruin")
     thin = thin_parts(truth)
 
     def draw(cut, layers, shift_x, shift_y, shift_z, island, side, index):
-        return metrics_lab_figure(damage_mask(truth, cut, layers, (shift_x, shift_y, shift_z), island, thin), truth, image, spacing, side, index)
+        return metrics_lab_figure(
+            damage_mask(truth, cut, layers, (shift_x, shift_y, shift_z), island, thin),
+            truth,
+            image,
+            spacing,
+            side,
+            index,
+        )
 
     slider = lambda low, high, value=0: IntSlider(value, low, high, continuous_update=False)
-    cuts = Dropdown(options=[("no vein", 0)] + [(f"vein {n}, {int(vein.sum())} voxels", n) for n, vein in enumerate(thin, 1)])
-    return interactive_figure(draw, cut=cuts, layers=slider(-3, 3), shift_x=slider(-8, 8), shift_y=slider(-8, 8), shift_z=slider(-8, 8), island=slider(0, 8), side=Dropdown(options=["truth", "prediction"]),
-                   index=slider(0, truth.shape[2] - 1, int(np.nonzero(truth)[2].mean())))
+    cuts = Dropdown(
+        options=[("no vein", 0)]
+        + [(f"vein {n}, {int(vein.sum())} voxels", n) for n, vein in enumerate(thin, 1)]
+    )
+    return interactive_figure(
+        draw,
+        cut=cuts,
+        layers=slider(-3, 3),
+        shift_x=slider(-8, 8),
+        shift_y=slider(-8, 8),
+        shift_z=slider(-8, 8),
+        island=slider(0, 8),
+        side=Dropdown(options=["truth", "prediction"]),
+        index=slider(0, truth.shape[2] - 1, int(np.nonzero(truth)[2].mean())),
+    )

@@ -14,67 +14,138 @@ import io
 import json
 from html import escape
 from numbers import Real
+
 import numpy as np
 from plotly.offline import get_plotlyjs
 from scipy.ndimage import binary_erosion
-from .figures import COLORS, curve_figure, intensity_window, slice_figure, surface_figure, to_uint8
-from ..utils.files import write_text
-from ..evaluation.statistics import ABLATION_METHODS
-from ..evaluation.statistics import METRIC_AXES
+
+from ..evaluation.statistics import ABLATION_METHODS, METRIC_AXES
 from ..training.methods import METHODS
+from ..utils.files import write_text
+from lgermt.viz.figures import (
+    COLORS,
+    curve_figure,
+    intensity_window,
+    slice_figure,
+    surface_figure,
+    to_uint8,
+)
 
 # %% ../../nbs/handbook/report.ipynb #f763bbeb
-METRIC_LABELS = {"dice": ("Dice (%)", 100), "jaccard": ("Jaccard (%)", 100), "asd": ("ASD", 1), "hd95": ("95HD", 1)}
+METRIC_LABELS = {
+    "dice": ("Dice (%)", 100),
+    "jaccard": ("Jaccard (%)", 100),
+    "asd": ("ASD", 1),
+    "hd95": ("95HD", 1),
+}
+
 
 def metrics_table(
-    cases: list, # dicts with `id` and any of dice, jaccard (0 to 1), asd, hd95 (distances); None or NaN is shown as a dash
-    unit: str = "voxel", # of the distances
-) -> str: # an HTML table: one row per case, worst Dice first, then mean and standard deviation
+    cases: list,  # dicts with `id` and any of dice, jaccard (0 to 1), asd, hd95 (distances); None or NaN is shown as a dash
+    unit: str = "voxel",  # of the distances
+) -> str:  # an HTML table: one row per case, worst Dice first, then mean and standard deviation
     "Scores per case with mean and standard deviation over the cases (n - 1, as everywhere here)."
     names = [name for name in METRIC_LABELS if any(name in case for case in cases)]
-    heads = [METRIC_LABELS[name][0] + (f" ({unit})" if METRIC_LABELS[name][1] == 1 else "") for name in names]
-    values = np.array([[case.get(name) for name in names] for case in cases], float).reshape(len(cases), len(names))
+    heads = [
+        METRIC_LABELS[name][0] + (f" ({unit})" if METRIC_LABELS[name][1] == 1 else "")
+        for name in names
+    ]
+    values = np.array([[case.get(name) for name in names] for case in cases], float).reshape(
+        len(cases), len(names)
+    )
     values *= [METRIC_LABELS[name][1] for name in names]
     spread = lambda column: column.std(ddof=1) if column.size > 1 else 0.0
     cell = lambda value: f"<td>{value:.2f}</td>" if np.isfinite(value) else "<td>–</td>"
-    row = lambda name, numbers: f"<tr><th>{escape(str(name))}</th>{''.join(map(cell, numbers))}</tr>"
-    body = [row(cases[n].get("id", n), values[n]) for n in (np.argsort(values[:, 0], kind="stable") if names else [])]
+    row = lambda name, numbers: (
+        f"<tr><th>{escape(str(name))}</th>{''.join(map(cell, numbers))}</tr>"
+    )
+    body = [
+        row(cases[n].get("id", n), values[n])
+        for n in (np.argsort(values[:, 0], kind="stable") if names else [])
+    ]
     kept = [column[np.isfinite(column)] for column in values.T]
-    foot = [row(name, [find(column) if column.size else np.nan for column in kept]) for name, find in (("mean", np.mean), ("std", spread))]
+    foot = [
+        row(name, [find(column) if column.size else np.nan for column in kept])
+        for name, find in (("mean", np.mean), ("std", spread))
+    ]
     head = "".join(f"<th>{escape(text)}</th>" for text in ("case", *heads))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody><tfoot>{''.join(foot)}</tfoot></table>"
 
 # %% ../../nbs/handbook/report.ipynb #5ce39577
-NON_LOSS_COLUMNS = {"iteration", "learning_rate", "ramp", "iterations_per_second", "seconds", "epoch", "time", "decay"}
+NON_LOSS_COLUMNS = {
+    "iteration",
+    "learning_rate",
+    "ramp",
+    "iterations_per_second",
+    "seconds",
+    "epoch",
+    "time",
+    "decay",
+}
+
 
 def log_columns(
-    log: list, # dicts, one per logged iteration, each with `iteration`; keys may be missing here and there
-    points: int = 400, # at most so many values are kept, each the mean of neighbours
-) -> dict: # name -> (N,) float64, NaN where nothing was logged; only names with a finite number somewhere
+    log: list,  # dicts, one per logged iteration, each with `iteration`; keys may be missing here and there
+    points: int = 400,  # at most so many values are kept, each the mean of neighbours
+) -> (
+    dict
+):  # name -> (N,) float64, NaN where nothing was logged; only names with a finite number somewhere
     "The log as columns, thinned by averaging."
-    names = dict.fromkeys(key for entry in log for key, value in entry.items() if isinstance(value, Real) and not isinstance(value, bool))
-    rows = np.array([[float(entry[name]) if isinstance(entry.get(name), Real) else np.nan for name in names] for entry in log], float)
+    names = dict.fromkeys(
+        key
+        for entry in log
+        for key, value in entry.items()
+        if isinstance(value, Real) and not isinstance(value, bool)
+    )
+    rows = np.array(
+        [
+            [float(entry[name]) if isinstance(entry.get(name), Real) else np.nan for name in names]
+            for entry in log
+        ],
+        float,
+    )
     chunks = np.array_split(rows, min(points, len(rows))) if len(rows) else []
-    means = np.array([[np.mean(v[np.isfinite(v)]) if np.isfinite(v).any() else np.nan for v in chunk.T] for chunk in chunks])
+    means = np.array(
+        [
+            [np.mean(v[np.isfinite(v)]) if np.isfinite(v).any() else np.nan for v in chunk.T]
+            for chunk in chunks
+        ]
+    )
     return {name: means[:, n] for n, name in enumerate(names) if np.isfinite(means[:, n]).any()}
 
+
 def report_curves(
-    log: list, # dicts as in `log_columns`
-) -> list: # (heading, figure): the losses, then what is scheduled, where the log has them
+    log: list,  # dicts as in `log_columns`
+) -> list:  # (heading, figure): the losses, then what is scheduled, where the log has them
     "Every loss term on a logarithmic axis; learning rate and ramp, each as a fraction of its maximum."
     columns = log_columns(log)
     steps = columns.pop("iteration", None)
-    if steps is None: return []
+    if steps is None:
+        return []
     losses = {name: values for name, values in columns.items() if name not in NON_LOSS_COLUMNS}
-    planned = {f"{name} (max {np.nanmax(values):.3g})": values / (np.nanmax(values) or 1) for name, values in columns.items() if name in ("learning_rate", "ramp")}
-    parts = (("Losses", losses, "loss (no unit)", True), ("Schedules", planned, "fraction of the maximum", False))
-    return [(name, emphasize_total_loss(curve_figure(steps, curves, "iteration", title, log_y=log_y))) for name, curves, title, log_y in parts if curves]
+    planned = {
+        f"{name} (max {np.nanmax(values):.3g})": values / (np.nanmax(values) or 1)
+        for name, values in columns.items()
+        if name in ("learning_rate", "ramp")
+    }
+    parts = (
+        ("Losses", losses, "loss (no unit)", True),
+        ("Schedules", planned, "fraction of the maximum", False),
+    )
+    return [
+        (name, emphasize_total_loss(curve_figure(steps, curves, "iteration", title, log_y=log_y)))
+        for name, curves, title, log_y in parts
+        if curves
+    ]
+
 
 def emphasize_total_loss(
-    figure, # of `report_curves`
-): # the same figure
+    figure,  # of `report_curves`
+):  # the same figure
     "The total loss in grey and wide: the terms are what one compares."
-    return figure.update_traces(line=dict(color=COLORS["neutral"], width=4), opacity=0.5, selector=dict(name="loss"))
+    return figure.update_traces(
+        line=dict(color=COLORS["neutral"], width=4), opacity=0.5, selector=dict(name="loss")
+    )
 
 # %% ../../nbs/handbook/report.ipynb #48aa31e4
 REPORT_CSS = """
@@ -88,35 +159,59 @@ summary{cursor:pointer;font-size:1.1rem;margin:2rem 0 .5rem}pre{background:#f6f6
 @media(max-width:600px){body{font-size:16px;padding:.8rem}table{font-size:.75rem}th,td{padding:.25rem .35rem}thead th{white-space:normal}}
 """
 
+
 def html_page(
-    title: str, # of the browser's tab
-    body: str, # HTML
-    style: str = REPORT_CSS, # CSS
-    script: str = "", # JavaScript that the body needs
-) -> str: # a complete page
+    title: str,  # of the browser's tab
+    body: str,  # HTML
+    style: str = REPORT_CSS,  # CSS
+    script: str = "",  # JavaScript that the body needs
+) -> str:  # a complete page
     "A page in one piece: whatever it needs is written into it."
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'><title>{escape(title)}</title><style>{style}</style>"
     return f"<!doctype html><html lang=en><head>{head}{f'<script>{script}</script>' if script else ''}</head><body>{body}</body></html>"
 
+
 def figure_html(
-    figure, # a plotly figure
-) -> str: # a <div> and the script that fills it; plotly.js has to be on the page already
+    figure,  # a plotly figure
+) -> str:  # a <div> and the script that fills it; plotly.js has to be on the page already
     "A figure as a piece of a page that takes the width it is given."
-    return figure.to_html(full_html=False, include_plotlyjs=False, config=dict(responsive=True, displaylogo=False))
+    return figure.to_html(
+        full_html=False, include_plotlyjs=False, config=dict(responsive=True, displaylogo=False)
+    )
+
 
 def case_figures(
-    image: np.ndarray, # (X, Y, Z)
-    truth: np.ndarray | None, # (X, Y, Z) mask, or None
-    prediction: np.ndarray | None, # (X, Y, Z) mask, or None
-    spacing: tuple | None = None, # (x, y, z) in mm; None: axes in voxels
-) -> tuple: # (three slices through the middle of the truth, or of the prediction; one surface or None)
+    image: np.ndarray,  # (X, Y, Z)
+    truth: np.ndarray | None,  # (X, Y, Z) mask, or None
+    prediction: np.ndarray | None,  # (X, Y, Z) mask, or None
+    spacing: tuple | None = None,  # (x, y, z) in mm; None: axes in voxels
+) -> (
+    tuple
+):  # (three slices through the middle of the truth, or of the prediction; one surface or None)
     "The figures of one case."
-    masks = {name: mask for name, mask in (("truth", truth), ("prediction", prediction)) if mask is not None}
-    filled = next((np.nonzero(mask) for mask in masks.values() if np.any(mask)), [np.arange(side) for side in image.shape])
+    masks = {
+        name: mask
+        for name, mask in (("truth", truth), ("prediction", prediction))
+        if mask is not None
+    }
+    filled = next(
+        (np.nonzero(mask) for mask in masks.values() if np.any(mask)),
+        [np.arange(side) for side in image.shape],
+    )
     at, window = [int(np.rint(voxels.mean())) for voxels in filled], intensity_window(image)
-    slices = [slice_figure(image, at[axis], axis, truth, prediction, window, spacing) for axis in (2, 1, 0)]
-    for figure in slices: figure.update_layout(height=400, margin=dict(l=50, r=10, t=90, b=45))
-    surface = surface_figure(masks, spacing).update_layout(height=440, scene_camera_eye=dict(x=0.9, y=-2.6, z=1.0)) if masks else None
+    slices = [
+        slice_figure(image, at[axis], axis, truth, prediction, window, spacing)
+        for axis in (2, 1, 0)
+    ]
+    for figure in slices:
+        figure.update_layout(height=400, margin=dict(l=50, r=10, t=90, b=45))
+    surface = (
+        surface_figure(masks, spacing).update_layout(
+            height=440, scene_camera_eye=dict(x=0.9, y=-2.6, z=1.0)
+        )
+        if masks
+        else None
+    )
     return slices, surface
 
 # %% ../../nbs/handbook/report.ipynb #26cde924
@@ -124,125 +219,183 @@ REPORT_INTRODUCTION = """How one training run went. The table comes first: Dice 
 borders (0 is perfect; a large 95HD beside a good Dice means a stray piece or a missing vein). The curves tell whether training had settled. The pictures show one case:
 the truth in blue, the prediction in orange."""
 
+
 def report_html(
-    log: list, # dicts as in `log_columns`
-    cases: list, # dicts as in `metrics_table`
-    image: np.ndarray | None, # (X, Y, Z) of the case to show; None: no pictures
-    truth: np.ndarray | None, # (X, Y, Z) mask, or None
-    prediction: np.ndarray | None, # (X, Y, Z) mask, or None
-    config: dict, # all settings; shown as JSON, folded
-    title: str, # heading of the page
-    spacing: tuple | None = None, # (x, y, z) in mm; None: axes in voxels
-    unit: str = "voxel", # of the distances in `cases`
-) -> str: # a complete page that loads nothing
+    log: list,  # dicts as in `log_columns`
+    cases: list,  # dicts as in `metrics_table`
+    image: np.ndarray | None,  # (X, Y, Z) of the case to show; None: no pictures
+    truth: np.ndarray | None,  # (X, Y, Z) mask, or None
+    prediction: np.ndarray | None,  # (X, Y, Z) mask, or None
+    config: dict,  # all settings; shown as JSON, folded
+    title: str,  # heading of the page
+    spacing: tuple | None = None,  # (x, y, z) in mm; None: axes in voxels
+    unit: str = "voxel",  # of the distances in `cases`
+) -> str:  # a complete page that loads nothing
     "The report as text."
-    parts = [f"<h1>{escape(title)}</h1><p>{REPORT_INTRODUCTION}</p><h2>Scores</h2><div class=scroll>{metrics_table(cases, unit)}</div>"]
+    parts = [
+        f"<h1>{escape(title)}</h1><p>{REPORT_INTRODUCTION}</p><h2>Scores</h2><div class=scroll>{metrics_table(cases, unit)}</div>"
+    ]
     parts += [f"<h2>{name}</h2>{figure_html(figure)}" for name, figure in report_curves(log)]
     if image is not None:
         slices, surface = case_figures(image, truth, prediction, spacing)
-        parts.append(f"<h2>One case</h2><div class=grid>{''.join(f'<div>{figure_html(figure)}</div>' for figure in slices)}</div>")
-        if surface is not None: parts.append(f"<h2>Its surface</h2><p>Turn it with the mouse or a finger.</p>{figure_html(surface)}")
+        parts.append(
+            f"<h2>One case</h2><div class=grid>{''.join(f'<div>{figure_html(figure)}</div>' for figure in slices)}</div>"
+        )
+        if surface is not None:
+            parts.append(
+                f"<h2>Its surface</h2><p>Turn it with the mouse or a finger.</p>{figure_html(surface)}"
+            )
     settings = escape(json.dumps(config, indent=2, default=str, ensure_ascii=False))
     parts.append(f"<details><summary>Settings</summary><pre>{settings}</pre></details>")
     return html_page(title, "".join(parts), script=get_plotlyjs())
 
 # %% ../../nbs/handbook/report.ipynb #7305b2ef
 def training_report(
-    path, # str or Path of the HTML file; an older one is replaced
-    log: list, # dicts, one per logged iteration
-    cases: list, # dicts with id, dice, jaccard, asd, hd95
-    image: np.ndarray | None, # (X, Y, Z) of the case to show; None: no pictures
-    truth: np.ndarray | None, # (X, Y, Z) mask, or None
-    prediction: np.ndarray | None, # (X, Y, Z) mask, or None
-    config: dict, # all settings of the run
-    title: str, # heading of the page
-    **more, # spacing and unit, as in `report_html`
+    path,  # str or Path of the HTML file; an older one is replaced
+    log: list,  # dicts, one per logged iteration
+    cases: list,  # dicts with id, dice, jaccard, asd, hd95
+    image: np.ndarray | None,  # (X, Y, Z) of the case to show; None: no pictures
+    truth: np.ndarray | None,  # (X, Y, Z) mask, or None
+    prediction: np.ndarray | None,  # (X, Y, Z) mask, or None
+    config: dict,  # all settings of the run
+    title: str,  # heading of the page
+    **more,  # spacing and unit, as in `report_html`
 ) -> None:
     "Write the report, whole or not at all. Raises InputError where the folder cannot be written to."
     write_text(path, report_html(log, cases, image, truth, prediction, config, title, **more))
 
 # %% ../../nbs/handbook/report.ipynb #674b05e1
 def thumbnail(
-    plane: np.ndarray, # (A, B) grey values
-    masks: dict, # name -> (A, B) mask; its border is drawn in the name's colour
-    window: tuple, # (low, high) grey values of black and white
-    side: int = 150, # pixels of the longer side, about
-) -> str: # PNG as base64 text, for the src of an image
+    plane: np.ndarray,  # (A, B) grey values
+    masks: dict,  # name -> (A, B) mask; its border is drawn in the name's colour
+    window: tuple,  # (low, high) grey values of black and white
+    side: int = 150,  # pixels of the longer side, about
+) -> str:  # PNG as base64 text, for the src of an image
     "A small picture of one plane."
     from PIL import Image
+
     times = max(1, round(side / max(plane.shape)))
     enlarge = lambda array: np.repeat(np.repeat(array.T, times, 0), times, 1)
     picture = enlarge(to_uint8(plane, window))[..., None].repeat(3, 2)
     for name, mask in masks.items():
         inside = enlarge(np.asarray(mask) != 0)
         border = inside & ~binary_erosion(inside, iterations=max(1, times // 2), border_value=1)
-        picture[border] = [int(COLORS[name][n:n + 2], 16) for n in (1, 3, 5)]
+        picture[border] = [int(COLORS[name][n : n + 2], 16) for n in (1, 3, 5)]
     said = io.BytesIO()
     Image.fromarray(picture).quantize(64).save(said, "PNG", optimize=True)
     return base64.b64encode(said.getvalue()).decode()
 
+
 def thumbnails(
-    image: np.ndarray, # (X, Y, Z)
-    masks: dict, # name -> (X, Y, Z) mask, or None
-) -> list: # three pictures: across z, y and x
+    image: np.ndarray,  # (X, Y, Z)
+    masks: dict,  # name -> (X, Y, Z) mask, or None
+) -> list:  # three pictures: across z, y and x
     "Three planes through the middle of the first mask that is not empty, or of the scan."
-    masks, window = {name: mask for name, mask in masks.items() if mask is not None}, intensity_window(image)
-    filled = next((np.nonzero(mask) for mask in masks.values() if np.any(mask)), [np.arange(side) for side in image.shape])
+    masks, window = (
+        {name: mask for name, mask in masks.items() if mask is not None},
+        intensity_window(image),
+    )
+    filled = next(
+        (np.nonzero(mask) for mask in masks.values() if np.any(mask)),
+        [np.arange(side) for side in image.shape],
+    )
     at = [int(np.rint(voxels.mean())) for voxels in filled]
     cut = lambda array, axis: np.take(array, at[axis], axis)
-    return [thumbnail(cut(image, axis), {name: cut(mask, axis) for name, mask in masks.items()}, window) for axis in (2, 1, 0)]
+    return [
+        thumbnail(cut(image, axis), {name: cut(mask, axis) for name, mask in masks.items()}, window)
+        for axis in (2, 1, 0)
+    ]
 
 # %% ../../nbs/handbook/report.ipynb #852f343e
 def cases_html(
-    cases: list, # dicts with `id` and any of dice, jaccard (0 to 1), asd, hd95 (voxels), asd_mm, hd95_mm
-    pictures: list, # of `thumbnails`, in the order of the cases
-    title: str, # heading of the page
-) -> str: # a complete page that loads nothing
+    cases: list,  # dicts with `id` and any of dice, jaccard (0 to 1), asd, hd95 (voxels), asd_mm, hd95_mm
+    pictures: list,  # of `thumbnails`, in the order of the cases
+    title: str,  # heading of the page
+) -> str:  # a complete page that loads nothing
     "All cases, the worst Dice first, each with its numbers and its pictures: truth in blue, prediction in orange."
     cards = []
     for n in sorted(range(len(cases)), key=lambda n: cases[n].get("dice", 0)):
-        numbers = [f"{head} {factor * cases[n][name]:.2f}" for name, (head, factor) in METRIC_LABELS.items() if cases[n].get(name) is not None]
-        numbers += [f"{METRIC_LABELS[name][0]} {cases[n][f'{name}_mm']:.2f} mm" for name in ("asd", "hd95") if cases[n].get(f"{name}_mm") is not None]
-        images = "".join(f'<img style="height:150px;margin:0 4px 4px 0" src="data:image/png;base64,{png}" alt="">' for png in pictures[n])
-        cards.append(f"<h2>{escape(str(cases[n]['id']))}</h2><p>{escape(', '.join(numbers))}</p>{images}")
+        numbers = [
+            f"{head} {factor * cases[n][name]:.2f}"
+            for name, (head, factor) in METRIC_LABELS.items()
+            if cases[n].get(name) is not None
+        ]
+        numbers += [
+            f"{METRIC_LABELS[name][0]} {cases[n][f'{name}_mm']:.2f} mm"
+            for name in ("asd", "hd95")
+            if cases[n].get(f"{name}_mm") is not None
+        ]
+        images = "".join(
+            f'<img style="height:150px;margin:0 4px 4px 0" src="data:image/png;base64,{png}" alt="">'
+            for png in pictures[n]
+        )
+        cards.append(
+            f"<h2>{escape(str(cases[n]['id']))}</h2><p>{escape(', '.join(numbers))}</p>{images}"
+        )
     intro = f"<h1>{escape(title)}</h1><p>The worst Dice first. Planes across z, y and x through the middle of the annotation; annotation blue, prediction orange. ASD and 95HD in voxels unless it says mm.</p>"
-    return html_page(title, f"{intro}<div class=scroll>{metrics_table(cases)}</div>{''.join(cards)}")
+    return html_page(
+        title, f"{intro}<div class=scroll>{metrics_table(cases)}</div>{''.join(cards)}"
+    )
 
 # %% ../../nbs/handbook/report.ipynb #fde37bbd
 def ablation_figure(
-    rows: list[dict],      # of `summarize_runs`, one annotation count
+    rows: list[dict],  # of `summarize_runs`, one annotation count
     metric: str = "dice",
-):                         # a plotly figure
+):  # a plotly figure
     "The paper's Fig. 4: ER-MT with the local term, the global term, both; whiskers are the standard deviation over seeds."
     from lgermt.viz.figures import bar_figure
+
     scale, title = METRIC_AXES[metric]
     rows = [row for row in rows if row["method"] in ABLATION_METHODS]
-    means, spreads = ({METHODS[row["method"]].title: scale * (row[key][metric] or 0) for row in rows} for key in ("mean", "std"))
-    window = (max(0, int(min(means.values())) - 5), int(max(means.values())) + 6) if scale == 100 else None  # whole percents
+    means, spreads = (
+        {METHODS[row["method"]].title: scale * (row[key][metric] or 0) for row in rows}
+        for key in ("mean", "std")
+    )
+    window = (
+        (max(0, int(min(means.values())) - 5), int(max(means.values())) + 6)
+        if scale == 100
+        else None
+    )  # whole percents
     return bar_figure({"mean over seeds": means}, {"mean over seeds": spreads}, title, window)
 
 
 def cases_figure(
-    rows: list[dict],      # of `summarize_runs`, one annotation count
+    rows: list[dict],  # of `summarize_runs`, one annotation count
     metric: str = "dice",
-):                         # a plotly figure
+):  # a plotly figure
     "Every scan's score, seeds averaged, one box a method."
     from lgermt.viz.figures import box_figure
+
     scale, title = METRIC_AXES[metric]
     shared = [i for i in rows[0]["cases"][metric] if all(i in row["cases"][metric] for row in rows)]
-    return box_figure({METHODS[row["method"]].title: scale * np.array([row["cases"][metric][i] for i in shared]) for row in rows}, title, shared)
+    return box_figure(
+        {
+            METHODS[row["method"]].title: scale
+            * np.array([row["cases"][metric][i] for i in shared])
+            for row in rows
+        },
+        title,
+        shared,
+    )
 
 # %% ../../nbs/handbook/report.ipynb #4755f944
 def figures_html(
     rows: list[dict],  # of `summarize_runs`
-) -> str:              # a page that loads nothing
+) -> str:  # a page that loads nothing
     "Bars of Fig. 4 and boxes of the scans for each annotation count."
     from plotly.offline import get_plotlyjs
+
     from lgermt.viz.report import REPORT_CSS, figure_html
+
     parts = []
     for labeled in sorted({row["scans"]["annotated"] for row in rows}):
         chosen = [row for row in rows if row["scans"]["annotated"] == labeled]
-        parts.append(f"<h2>{labeled} annotated scans: every scan</h2>{figure_html(cases_figure(chosen))}")
+        parts.append(
+            f"<h2>{labeled} annotated scans: every scan</h2>{figure_html(cases_figure(chosen))}"
+        )
         if any(row["method"] in ABLATION_METHODS for row in chosen):
-            parts += [f"<h2>{labeled} annotated scans: the paper's Fig. 4, {metric}</h2>{figure_html(ablation_figure(chosen, metric))}" for metric in METRIC_LABELS]
+            parts += [
+                f"<h2>{labeled} annotated scans: the paper's Fig. 4, {metric}</h2>{figure_html(ablation_figure(chosen, metric))}"
+                for metric in METRIC_LABELS
+            ]
     return f"<!doctype html><meta charset=utf-8><title>Comparison</title><style>{REPORT_CSS}</style><script>{get_plotlyjs()}</script>{''.join(parts)}"

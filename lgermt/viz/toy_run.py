@@ -8,42 +8,61 @@ __all__ = ['ToyRun', 'toy_scans', 'lg_er_mt_loss', 'train_toy_run']
 # %% ../../nbs/handbook/toy_run.ipynb #c09507a9
 from dataclasses import dataclass
 from functools import cache
+
 import numpy as np
 import torch
 from torch import Tensor
-from ..models.ema import make_teacher, update_teacher, warmup_decay
+
+from ..data.phantom import make_phantom
 from ..losses.affinity import local_structure_loss
 from ..losses.consistency import mse_consistency
 from ..losses.entropy import entropy_map
 from ..losses.self_information import global_structure_loss
 from ..losses.supervised import supervised_loss
-from ..data.phantom import make_phantom
+from ..models.ema import make_teacher, update_teacher, warmup_decay
 from ..models.vnet import VNet
 
 # %% ../../nbs/handbook/toy_run.ipynb #ad77f8ba
 @dataclass
 class ToyRun:
     "What student and teacher said of one patch at N moments. Raises `ValueError` when the shapes do not fit."
-    p_s: Tensor                       # (N, C, X, Y, Z) probabilities; one moment may be (C, X, Y, Z); arrays are taken too
-    p_t: Tensor                       # same shape, teacher's
-    label: np.ndarray | None = None   # (X, Y, Z), non-zero inside; None: where the teacher's last answer is class 1
-    image: np.ndarray | None = None   # (X, Y, Z) any unit; None: the teacher's last probability of class 1
-    iterations: list | None = None    # N iterations done; None: 1, 2, ...
+
+    p_s: Tensor  # (N, C, X, Y, Z) probabilities; one moment may be (C, X, Y, Z); arrays are taken too
+    p_t: Tensor  # same shape, teacher's
+    label: np.ndarray | None = (
+        None  # (X, Y, Z), non-zero inside; None: where the teacher's last answer is class 1
+    )
+    image: np.ndarray | None = (
+        None  # (X, Y, Z) any unit; None: the teacher's last probability of class 1
+    )
+    iterations: list | None = None  # N iterations done; None: 1, 2, ...
 
     def __post_init__(self):
         self.p_s, self.p_t = (torch.as_tensor(p).float() for p in (self.p_s, self.p_t))
         if self.p_s.ndim == 4:
             self.p_s, self.p_t = self.p_s[None], self.p_t[None]
         if self.p_s.ndim != 5 or self.p_s.shape != self.p_t.shape:
-            raise ValueError(f"p_s and p_t must both be (N, C, X, Y, Z) or (C, X, Y, Z), not {tuple(self.p_s.shape)} and {tuple(self.p_t.shape)}")
+            raise ValueError(
+                f"p_s and p_t must both be (N, C, X, Y, Z) or (C, X, Y, Z), not {tuple(self.p_s.shape)} and {tuple(self.p_t.shape)}"
+            )
         atrium = self.p_t[-1, 1].numpy()
-        self.label = (atrium > 0.5 if self.label is None else np.asarray(self.label) > 0).astype(np.uint8)
+        self.label = (atrium > 0.5 if self.label is None else np.asarray(self.label) > 0).astype(
+            np.uint8
+        )
         self.image = atrium if self.image is None else np.asarray(self.image)
-        self.iterations = list(range(1, 1 + len(self.p_s)) if self.iterations is None else self.iterations)
-        if not self.label.shape == self.image.shape == atrium.shape or len(self.iterations) != len(self.p_s):
-            raise ValueError(f"label {self.label.shape} and image {self.image.shape} must have the shape {atrium.shape}, iterations one entry per moment")
+        self.iterations = list(
+            range(1, 1 + len(self.p_s)) if self.iterations is None else self.iterations
+        )
+        if not self.label.shape == self.image.shape == atrium.shape or len(self.iterations) != len(
+            self.p_s
+        ):
+            raise ValueError(
+                f"label {self.label.shape} and image {self.image.shape} must have the shape {atrium.shape}, iterations one entry per moment"
+            )
 
-    def at(self, iteration: int) -> tuple[Tensor, Tensor]:  # one of `iterations` to student's and teacher's (1, C, X, Y, Z)
+    def at(
+        self, iteration: int
+    ) -> tuple[Tensor, Tensor]:  # one of `iterations` to student's and teacher's (1, C, X, Y, Z)
         "Both answers at one moment. Raises `ValueError` at others."
         return tuple(p[self.iterations.index(iteration)][None] for p in (self.p_s, self.p_t))
 
@@ -51,45 +70,59 @@ class ToyRun:
 def toy_scans(
     sides: tuple,  # X, Y, Z, each a multiple of 16 and 32 at least
     seed: int,
-):                 # images float32 (2, 1, X, Y, Z), labels int64 (2, X, Y, Z)
+):  # images float32 (2, 1, X, Y, Z), labels int64 (2, X, Y, Z)
     "Two small phantoms that fill the patch."
     spacing = tuple(extent / side for extent, side in zip((120, 90, 60), sides))
     pairs = [make_phantom((seed, number), sides, spacing) for number in range(2)]
-    images, labels = (torch.stack([torch.from_numpy(part) for part in parts]) for parts in zip(*pairs))
+    images, labels = (
+        torch.stack([torch.from_numpy(part) for part in parts]) for parts in zip(*pairs)
+    )
     return images[:, None], labels.long()
 
 
 def lg_er_mt_loss(
-    logits: Tensor,              # (2, C, X, Y, Z) student's, the annotated patch first
-    labels: Tensor,              # (1, X, Y, Z) int64
-    p_t: Tensor,                 # (2, C, X, Y, Z) teacher's probabilities
+    logits: Tensor,  # (2, C, X, Y, Z) student's, the annotated patch first
+    labels: Tensor,  # (1, X, Y, Z) int64
+    p_t: Tensor,  # (2, C, X, Y, Z) teacher's probabilities
     generator: torch.Generator,  # draws the blocks
-) -> Tensor:                     # 0-d float32
+) -> Tensor:  # 0-d float32
     "Eq. 5 at the end of the ramp."
     p_s = logits.softmax(1)
     structure = local_structure_loss(p_s, p_t, 16, 4, generator) + global_structure_loss(p_s, p_t)
-    return supervised_loss(logits[:1], labels) + 0.1 * mse_consistency(p_s, p_t) + 0.01 * (entropy_map(p_s[1:]).mean() + structure)
+    return (
+        supervised_loss(logits[:1], labels)
+        + 0.1 * mse_consistency(p_s, p_t)
+        + 0.01 * (entropy_map(p_s[1:]).mean() + structure)
+    )
 
 # %% ../../nbs/handbook/toy_run.ipynb #50bddae4
 @cache
 def train_toy_run(
-    iterations: int = 40,           # steps of training
-    every: int = 4,                 # steps between two moments; 0 and the last are among them
-    sides: tuple = (48, 32, 32),    # X, Y, Z of the patch, multiples of 16, 32 at least; a tuple, not a list
-    base_channels: int = 4,         # of V-Net
-    seed: int = 0,                  # of phantoms, weights, noise and blocks
-) -> ToyRun:                     # of the patch without annotation
+    iterations: int = 40,  # steps of training
+    every: int = 4,  # steps between two moments; 0 and the last are among them
+    sides: tuple = (
+        48,
+        32,
+        32,
+    ),  # X, Y, Z of the patch, multiples of 16, 32 at least; a tuple, not a list
+    base_channels: int = 4,  # of V-Net
+    seed: int = 0,  # of phantoms, weights, noise and blocks
+) -> ToyRun:  # of the patch without annotation
     "A short training of student and teacher on two phantoms, one annotated, and what they said on the way."
     images, labels = toy_scans(sides, seed)
     moments, generator = {}, torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = VNet(base_channels=base_channels, norm="instance", dropout=0.2).to(memory_format=torch.channels_last_3d)
+        student = VNet(base_channels=base_channels, norm="instance", dropout=0.2).to(
+            memory_format=torch.channels_last_3d
+        )
         teacher, images = make_teacher(student), images.to(memory_format=torch.channels_last_3d)
         optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
         for done in range(iterations + 1):
             with torch.no_grad():
-                p_t = teacher(images + 0.1 * torch.randn(images.shape, generator=generator)).softmax(1)
+                p_t = teacher(
+                    images + 0.1 * torch.randn(images.shape, generator=generator)
+                ).softmax(1)
             logits = student(images)
             if done % every == 0 or done == iterations:
                 moments[done] = logits.detach()[1].softmax(0), p_t[1]
@@ -98,4 +131,6 @@ def train_toy_run(
             optimizer.zero_grad()
             update_teacher(teacher, student, warmup_decay(done, 0.8))
     p_s, p_t = map(torch.stack, zip(*moments.values()))
-    return ToyRun(p_s.contiguous(), p_t.contiguous(), labels[1].numpy(), images[1, 0].numpy(), list(moments))
+    return ToyRun(
+        p_s.contiguous(), p_t.contiguous(), labels[1].numpy(), images[1, 0].numpy(), list(moments)
+    )

@@ -10,7 +10,18 @@ import numpy as np
 import plotly.graph_objects as go
 from ipywidgets import Dropdown, FloatSlider, IntSlider, VBox
 from plotly.subplots import make_subplots
-from .figures import COLORS, axis_scale, draw_crosshair, draw_plane, intensity_window, named_masks, style_figure, surface_figure, take_slice
+
+from lgermt.viz.figures import (
+    COLORS,
+    axis_scale,
+    draw_crosshair,
+    draw_plane,
+    intensity_window,
+    named_masks,
+    style_figure,
+    surface_figure,
+    take_slice,
+)
 from .widgets import interactive_figure, on_click
 
 # %% ../../nbs/handbook/volume_browser.ipynb #cadbc039
@@ -18,62 +29,104 @@ OVERLAYS = ("nothing", "truth", "prediction", "error")
 
 
 def overlay_mask(
-    fill: str,   # one of FILLS
-    masks: dict, # "truth" and "prediction" -> (X, Y, Z) mask; may lack one
-    shape: tuple, # (X, Y, Z)
-) -> np.ndarray: # (X, Y, Z) uint8 of {0, 1}
+    fill: str,  # one of FILLS
+    masks: dict,  # "truth" and "prediction" -> (X, Y, Z) mask; may lack one
+    shape: tuple,  # (X, Y, Z)
+) -> np.ndarray:  # (X, Y, Z) uint8 of {0, 1}
     "The voxels that an overlay covers. Raises ValueError if it needs a mask that is not there."
     needed = {"nothing": (), "error": ("truth", "prediction")}.get(fill, (fill,))
     if fill not in OVERLAYS or not set(needed) <= set(masks):
         raise ValueError(f"cannot fill {fill}: there is {' and '.join(masks) or 'no mask'}")
     inside = [np.asarray(masks[name]) != 0 for name in needed]
-    return (inside[0] ^ inside[1] if len(inside) == 2 else inside[0] if inside else np.zeros(shape)).astype(np.uint8)
+    return (
+        inside[0] ^ inside[1] if len(inside) == 2 else inside[0] if inside else np.zeros(shape)
+    ).astype(np.uint8)
 
 # %% ../../nbs/handbook/volume_browser.ipynb #72216ab7
 def crosshair_lines(
-    at: tuple,      # (x, y, z) voxel
-    shape: tuple,   # (X, Y, Z)
-    spacing: tuple, # (x, y, z), size of a voxel
-) -> np.ndarray:    # (3, 9): coordinates of three lines, NaN between them
+    at: tuple,  # (x, y, z) voxel
+    shape: tuple,  # (X, Y, Z)
+    spacing: tuple,  # (x, y, z), size of a voxel
+) -> np.ndarray:  # (3, 9): coordinates of three lines, NaN between them
     "Three lines through a point, along the axes, as long as the volume."
-    lines = np.full((3, 3, 3), np.nan) # axis of the line, point on the line, coordinate
+    lines = np.full((3, 3, 3), np.nan)  # axis of the line, point on the line, coordinate
     for axis in range(3):
         lines[axis, :2] = at
         lines[axis, :2, axis] = (0, shape[axis] - 1)
     return (lines.reshape(9, 3) * spacing).T
 
 # %% ../../nbs/handbook/volume_browser.ipynb #47e06634
-_CELLS = {2: (1, 1), 1: (2, 1), 0: (2, 2)} # cut axis -> row, column
+_CELLS = {2: (1, 1), 1: (2, 1), 0: (2, 2)}  # cut axis -> row, column
 
 
 def browser_figure(
-    image: np.ndarray, # (X, Y, Z), any unit
-    truth: np.ndarray | None = None, # (X, Y, Z) mask, solid blue outline
-    prediction: np.ndarray | None = None, # (X, Y, Z) mask, dotted orange outline
-    at: tuple | None = None, # (x, y, z) voxel of the crosshair; None: the middle
-    level: float | None = None, # value of middle grey; None: middle of the 1st to 99th percentile
-    width: float | None = None, # white minus black, above 0; None: 1st to 99th percentile
-    fill: str = "nothing", # nothing, truth, prediction or error
-    opacity: float = 0.5, # of the fill: 0 invisible, 1 solid
-    spacing: tuple | None = None, # (x, y, z) in mm; None: axes in voxels
-    surfaces: go.Figure | None = None, # what surface_figure gave for these masks; None: made here
-) -> go.Figure: # planes across z, y and x, and the surface at the top right
+    image: np.ndarray,  # (X, Y, Z), any unit
+    truth: np.ndarray | None = None,  # (X, Y, Z) mask, solid blue outline
+    prediction: np.ndarray | None = None,  # (X, Y, Z) mask, dotted orange outline
+    at: tuple | None = None,  # (x, y, z) voxel of the crosshair; None: the middle
+    level: float | None = None,  # value of middle grey; None: middle of the 1st to 99th percentile
+    width: float | None = None,  # white minus black, above 0; None: 1st to 99th percentile
+    fill: str = "nothing",  # nothing, truth, prediction or error
+    opacity: float = 0.5,  # of the fill: 0 invisible, 1 solid
+    spacing: tuple | None = None,  # (x, y, z) in mm; None: axes in voxels
+    surfaces: go.Figure | None = None,  # what surface_figure gave for these masks; None: made here
+) -> go.Figure:  # planes across z, y and x, and the surface at the top right
     "Three planes through a voxel and the surface. Raises ValueError for a voxel outside, an empty window, masks that do not fit."
     masks, (step, unit) = named_masks(truth, prediction, image.shape), axis_scale(spacing)
     at = [count // 2 for count in image.shape] if at is None else at
-    if any(not 0 <= place < count for place, count in zip(at, image.shape)): raise ValueError(f"voxel {tuple(at)} is outside of {image.shape}")
+    if any(not 0 <= place < count for place, count in zip(at, image.shape)):
+        raise ValueError(f"voxel {tuple(at)} is outside of {image.shape}")
     low, high = intensity_window(image)
-    level, width = (low + high) / 2 if level is None else level, high - low if width is None else width
+    level, width = (
+        (low + high) / 2 if level is None else level,
+        high - low if width is None else width,
+    )
     cover = overlay_mask(fill, masks, image.shape)
     x, y, z = np.multiply(image.shape, step)
-    figure = make_subplots(2, 2, specs=[[{}, {"type": "scene"}], [{}, {}]], column_widths=[x, y], row_heights=[y, z], horizontal_spacing=0.1, vertical_spacing=0.17)
+    figure = make_subplots(
+        2,
+        2,
+        specs=[[{}, {"type": "scene"}], [{}, {}]],
+        column_widths=[x, y],
+        row_heights=[y, z],
+        horizontal_spacing=0.1,
+        vertical_spacing=0.17,
+    )
     for axis, (row, column) in _CELLS.items():
-        draw_plane(figure, image, axis, at[axis], masks, (level - width / 2, level + width / 2), spacing, row, column)
+        draw_plane(
+            figure,
+            image,
+            axis,
+            at[axis],
+            masks,
+            (level - width / 2, level + width / 2),
+            spacing,
+            row,
+            column,
+        )
         grey = figure.data[-1 - len(masks)]
         colors = [[0, "rgba(0,0,0,0)"], [1, COLORS.get(fill, "#000000")]]
-        figure.add_heatmap(z=take_slice(cover, axis, at[axis]), x0=0, y0=0, dx=grey.dx, dy=grey.dy, zmin=0, zmax=1, colorscale=colors, opacity=opacity, showscale=False, hoverinfo="skip", row=row, col=column)
+        figure.add_heatmap(
+            z=take_slice(cover, axis, at[axis]),
+            x0=0,
+            y0=0,
+            dx=grey.dx,
+            dy=grey.dy,
+            zmin=0,
+            zmax=1,
+            colorscale=colors,
+            opacity=opacity,
+            showscale=False,
+            hoverinfo="skip",
+            row=row,
+            col=column,
+        )
         draw_crosshair(figure, axis, at, spacing, row, column)
-    _draw_surfaces(figure, surface_figure(masks, spacing) if surfaces is None else surfaces, crosshair_lines(at, image.shape, step))
+    _draw_surfaces(
+        figure,
+        surface_figure(masks, spacing) if surfaces is None else surfaces,
+        crosshair_lines(at, image.shape, step),
+    )
     title = f"({', '.join(str(v) for v in at)}) of {' x '.join(map(str, image.shape))} voxels · grey value {image[tuple(at)]:.2f}"
     return style_figure(figure, title, int(min(840, 200 + 640 * (y + z) / (x + y))))
 
@@ -81,22 +134,46 @@ def browser_figure(
 def _draw_surfaces(figure, surfaces, lines):
     "Meshes and crosshair in the cell at the top right."
     for trace in surfaces.data:
-        figure.add_trace(trace, 1, 2).data[-1].update(showlegend=False, legendgroup=trace.name, opacity=0.6 if len(surfaces.data) == 1 else trace.opacity)
+        figure.add_trace(trace, 1, 2).data[-1].update(
+            showlegend=False,
+            legendgroup=trace.name,
+            opacity=0.6 if len(surfaces.data) == 1 else trace.opacity,
+        )
     x, y, z = lines.astype(np.float32)
-    figure.add_scatter3d(x=x, y=y, z=z, mode="lines", line=dict(color="#000000", width=5), hoverinfo="skip", showlegend=False, row=1, col=2)
-    figure.update_scenes({key: value for key, value in surfaces.layout.scene.to_plotly_json().items() if key != "domain"})
-    eye, (left, _), (low, _) = dict(x=0.73, y=-1.9, z=0.84), figure.layout.scene.domain.x, figure.layout.scene.domain.y
+    figure.add_scatter3d(
+        x=x,
+        y=y,
+        z=z,
+        mode="lines",
+        line=dict(color="#000000", width=5),
+        hoverinfo="skip",
+        showlegend=False,
+        row=1,
+        col=2,
+    )
+    figure.update_scenes(
+        {
+            key: value
+            for key, value in surfaces.layout.scene.to_plotly_json().items()
+            if key != "domain"
+        }
+    )
+    eye, (left, _), (low, _) = (
+        dict(x=0.73, y=-1.9, z=0.84),
+        figure.layout.scene.domain.x,
+        figure.layout.scene.domain.y,
+    )
     figure.update_scenes(camera_eye=eye, domain_x=(left - 0.08, 1), domain_y=(low - 0.09, 1))
 
 # %% ../../nbs/handbook/volume_browser.ipynb #901f49f3
 def clicked_voxel(
     axis: int,  # 0, 1 or 2: the axis that the clicked plane cuts
-    across: float, # coordinate of the click, in the figure's unit
+    across: float,  # coordinate of the click, in the figure's unit
     down: float,
     at: tuple,  # (x, y, z) voxel before the click
-    shape: tuple, # (X, Y, Z)
-    spacing: tuple | None = None, # as in the figure
-) -> tuple:     # (x, y, z) voxel
+    shape: tuple,  # (X, Y, Z)
+    spacing: tuple | None = None,  # as in the figure
+) -> tuple:  # (x, y, z) voxel
     "The voxel that a click into a plane means."
     found, (step, _) = list(at), axis_scale(spacing)
     for moved, place in zip([a for a in range(3) if a != axis], (across, down)):
@@ -105,21 +182,47 @@ def clicked_voxel(
 
 
 def volume_browser(
-    image: np.ndarray, # (X, Y, Z), any unit
-    truth: np.ndarray | None = None, # (X, Y, Z) mask
-    prediction: np.ndarray | None = None, # (X, Y, Z) mask
-    spacing: tuple | None = None, # (x, y, z) in mm; None: axes in voxels
-) -> VBox: # sliders x, y, z, level, width, menu fill, slider opacity, figure, one line for an error
+    image: np.ndarray,  # (X, Y, Z), any unit
+    truth: np.ndarray | None = None,  # (X, Y, Z) mask
+    prediction: np.ndarray | None = None,  # (X, Y, Z) mask
+    spacing: tuple | None = None,  # (x, y, z) in mm; None: axes in voxels
+) -> (
+    VBox
+):  # sliders x, y, z, level, width, menu fill, slider opacity, figure, one line for an error
     "The volume browser: `browser_figure` behind its controls; a click into a plane moves the crosshair."
     masks, (low, high) = named_masks(truth, prediction, image.shape), intensity_window(image)
     surfaces, reach = surface_figure(masks, spacing), high - low
-    places = {name: IntSlider(count // 2, 0, count - 1, continuous_update=False) for name, count in zip("xyz", image.shape)}
-    level = FloatSlider((low + high) / 2, min=low - reach / 2, max=high + reach / 2, step=reach / 50, continuous_update=False)
-    width = FloatSlider(reach, min=reach / 20, max=2 * reach, step=reach / 20, continuous_update=False)
-    menu = Dropdown(options=[fill for fill in OVERLAYS if fill in ("nothing", *masks) or len(masks) == 2])
-    draw = lambda x, y, z, **how: browser_figure(image, truth, prediction, (x, y, z), spacing=spacing, surfaces=surfaces, **how)
-    box = interactive_figure(draw, **places, level=level, width=width, fill=menu, opacity=FloatSlider(0.5, min=0, max=1, step=0.1, continuous_update=False))
-    for grey, axis in zip(box.children[-2].data[::2 + len(masks)], _CELLS):
-        voxel = lambda across, down, axis=axis: clicked_voxel(axis, across, down, [place.value for place in places.values()], image.shape, spacing)
+    places = {
+        name: IntSlider(count // 2, 0, count - 1, continuous_update=False)
+        for name, count in zip("xyz", image.shape)
+    }
+    level = FloatSlider(
+        (low + high) / 2,
+        min=low - reach / 2,
+        max=high + reach / 2,
+        step=reach / 50,
+        continuous_update=False,
+    )
+    width = FloatSlider(
+        reach, min=reach / 20, max=2 * reach, step=reach / 20, continuous_update=False
+    )
+    menu = Dropdown(
+        options=[fill for fill in OVERLAYS if fill in ("nothing", *masks) or len(masks) == 2]
+    )
+    draw = lambda x, y, z, **how: browser_figure(
+        image, truth, prediction, (x, y, z), spacing=spacing, surfaces=surfaces, **how
+    )
+    box = interactive_figure(
+        draw,
+        **places,
+        level=level,
+        width=width,
+        fill=menu,
+        opacity=FloatSlider(0.5, min=0, max=1, step=0.1, continuous_update=False),
+    )
+    for grey, axis in zip(box.children[-2].data[:: 2 + len(masks)], _CELLS):
+        voxel = lambda across, down, axis=axis: clicked_voxel(
+            axis, across, down, [place.value for place in places.values()], image.shape, spacing
+        )
         on_click(grey, places.values(), voxel)
     return box

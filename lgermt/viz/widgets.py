@@ -7,6 +7,7 @@ __all__ = ['update_figure', 'StatusLine', 'to_widget', 'stack', 'interactive_fig
 
 # %% ../../nbs/handbook/widgets.ipynb #9e387c3b
 from collections.abc import Callable, Iterable
+
 import anywidget
 import plotly.graph_objects as go
 import traitlets
@@ -16,7 +17,7 @@ from plotly.basedatatypes import BaseTraceType
 # %% ../../nbs/handbook/widgets.ipynb #f6860b83
 def update_figure(
     shown: go.FigureWidget,  # the figure on the screen; changed in place
-    fresh: go.Figure,        # what it should show
+    fresh: go.Figure,  # what it should show
 ) -> None:
     "Gives one figure the contents of another, in a single message to the browser."
     same = [trace.type for trace in shown.data] == [trace.type for trace in fresh.data]
@@ -54,7 +55,10 @@ def to_widget(
     "As wide as its place, and the reader's zoom and 3D view outlive a change."
     shown = go.FigureWidget(figure)
     shown.layout.uirevision = "keep"
-    shown._config = {**shown._config, "responsive": True}  # it looks at its place when the window says that it changed
+    shown._config = {
+        **shown._config,
+        "responsive": True,
+    }  # it looks at its place when the window says that it changed
     return shown
 
 
@@ -69,8 +73,8 @@ def stack(
 # %% ../../nbs/handbook/widgets.ipynb #6548933c
 def interactive_figure(
     draw: Callable,  # one argument per control; returns a go.Figure
-    **controls,      # name of the argument -> ipywidgets control with that value
-) -> VBox:           # controls, figure, one line for an error
+    **controls,  # name of the argument -> ipywidgets control with that value
+) -> VBox:  # controls, figure, one line for an error
     "A figure that answers to controls."
     values = lambda: {name: control.value for name, control in controls.items()}
     shown, note = to_widget(draw(**values())), StatusLine()
@@ -78,7 +82,9 @@ def interactive_figure(
     def redraw(change):
         try:
             fresh = draw(**values())
-        except Exception as error:  # shown where the reader looks: an exception in a callback is seen by nobody
+        except (
+            Exception
+        ) as error:  # shown where the reader looks: an exception in a callback is seen by nobody
             note.value = f"{type(error).__name__}: {error}"
         else:
             note.value = ""
@@ -92,12 +98,14 @@ def interactive_figure(
 # %% ../../nbs/handbook/widgets.ipynb #e58ddf95
 def on_click(
     trace: BaseTraceType,  # of a figure on the page; with hoverinfo="skip" it hears no click
-    controls: Iterable,    # what a click moves
-    place: Callable,       # coordinates x, y of the click -> one value per control
+    controls: Iterable,  # what a click moves
+    place: Callable,  # coordinates x, y of the click -> one value per control
 ) -> None:
     "A click into a trace moves controls."
+
     def jump(trace, points, state):
         if points.xs:  # every trace of the figure is called; the one that was hit has points
-            for control, control.value in zip(controls, place(points.xs[0], points.ys[0])): pass
+            for control, control.value in zip(controls, place(points.xs[0], points.ys[0])):
+                pass
 
     trace.on_click(jump)
