@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export PLOTLY_RENDERER ?= plotly_mimetype
 
-.PHONY: help install train test check lab app docs lessons readme export clean
+.PHONY: help install train check quick test lab app docs lessons readme export clean
 .DELETE_ON_ERROR:
 
 help: ## these lines
@@ -45,11 +45,16 @@ train: $(INSTALLED) ## train on the phantom: a few minutes on a CPU, ends with r
 		--base-channels $(BASE_CHANNELS) --out $(OUT) --seed $(SEED) --overwrite $(ARGS)
 	@echo "Open $(abspath $(OUT))/report.html in a browser."
 
-test: $(INSTALLED) ## everything: make check, every notebook, whole processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 2 --dist worksteal $(ARGS)
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-check: $(INSTALLED) ## in seconds: export and README in step, notebooks clean, sizes, imports
-	$(BIN)/python -m pytest tests/test_repository.py -q $(ARGS)
+check: $(INSTALLED) ## seconds: style, layers, export and README in step, notebooks fit to be read
+	$(PYTEST) tests/test_repository.py --quiet $(ARGS)
+
+quick: $(INSTALLED) ## two minutes: check, and behaviour without the long tests; before every commit
+	$(PYTEST) --quiet -m "not slow" $(ARGS)
+
+test: $(INSTALLED) ## everything: every notebook, whole trainings, damaged files, kills, a real browser
+	$(PYTEST) $(ARGS)
 
 lab: $(INSTALLED) ## JupyterLab on the lessons
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
@@ -61,17 +66,19 @@ docs: $(INSTALLED) ## all lessons and the API as pages that need no network, in 
 	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py _docs
 	@echo "Open $(CURDIR)/_docs/index.html in a browser."
 
-lessons: $(INSTALLED) ## run all notebooks in place, or NAME="01_entropy ..."; takes Chromium
-	$(BIN)/python tests/lessons.py $(NAME) $(ARGS)
+lessons: $(INSTALLED) ## run all notebooks in place, or NAME="01_entropy ..."; needs Chromium
+	$(BIN)/python docs/lessons.py $(NAME) $(ARGS)
 
-export: $(INSTALLED) ## notebooks to lgermt/, and notebooks cleaned
+export: $(INSTALLED) ## notebooks formatted, exported to lgermt/ and cleaned
+	$(BIN)/ruff check --quiet --fix --select I nbs index.ipynb
+	$(BIN)/ruff format --quiet .
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 
 readme: $(INSTALLED) ## run index.ipynb and write README.md from it
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False index.ipynb
 	$(BIN)/nbdev_clean --fname index.ipynb
-	$(BIN)/python tests/readme.py
+	$(BIN)/python docs/readme.py
 
 clean: ## remove caches and build products (keeps .venv, data and runs)
 	rm -rf build dist _docs *.egg-info .pytest_cache .hypothesis

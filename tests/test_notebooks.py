@@ -6,20 +6,22 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted(ROOT.glob("nbs/**/*.ipynb")) + [ROOT / "index.ipynb"]
+CORE = {"01_phantom", "02_supervised", "01_ema", "02_affinity", "04_self_information", "01_methods"}
+NOTEBOOKS = [*sorted(ROOT.glob("nbs/**/*.ipynb")), ROOT / "index.ipynb"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def case(path):
+    "A notebook as a case; `make quick` runs those of the method itself."
+    marks = () if path.stem in CORE else pytest.mark.slow
+    return pytest.param(path, id=f"{path.parent.name}/{path.stem}", marks=marks)
+
+
+@pytest.mark.parametrize("path", map(case, NOTEBOOKS))
 def test_notebook(path, request):
-    command = [
-        Path(sys.executable).parent / "nbdev_test",
-        "--path",
-        path,
-        "--flags",
-        request.config.getoption("flags"),
-    ]
+    flags = request.config.getoption("flags")
+    command = [Path(sys.executable).parent / "nbdev_test", "--path", path, "--flags", flags]
     environment = {**os.environ, "PLOTLY_RENDERER": "plotly_mimetype", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800

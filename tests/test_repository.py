@@ -1,4 +1,4 @@
-"""The repository as a whole: export and README in step with the notebooks, notebooks fit to be read, imports one way."""
+"""The repository as a whole: export and README in step with the notebooks, notebooks fit to be read, style and layers."""
 
 import ast
 import dataclasses
@@ -8,19 +8,23 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from configparser import ConfigParser
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from nbdev.clean import clean_nb
 from readme import readme
 
-ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
 LESSONS = sorted(ROOT.glob("nbs/**/*.ipynb"))
-NOTEBOOKS = LESSONS + [ROOT / "index.ipynb"]
-TRAINING = {"lgermt", "torch", "numpy", "scipy", "h5py", "medpy", "tqdm", "tensorboard", "tyro"}
-ALONE = ("models.ema", "evaluation.metrics")
-KILOBYTE = 1000
+NOTEBOOKS = [*LESSONS, ROOT / "index.ipynb"]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "results/README.md")
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PLOTLY = "application/vnd.plotly.v1+json"
+LARGEST = 300_000  # bytes
 
 every_notebook = pytest.mark.parametrize(
     "path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}"
@@ -40,6 +44,26 @@ def source(cell):
     return "".join(cell["source"])
 
 
+def code_cells(path, exported):
+    "The texts of a notebook's exported cells, or of the others."
+    cells = [source(cell) for cell in read(path)["cells"] if cell["cell_type"] == "code"]
+    return [text for text in cells if bool(re.search(r"^#\| export", text, re.M)) == exported]
+
+
+def outputs(path):
+    "All outputs of a notebook."
+    return [output for cell in read(path)["cells"] for output in cell.get("outputs", [])]
+
+
+def run(*command, cwd=ROOT):
+    "Runs a tool of the environment; its output where it fails."
+    done = subprocess.run([BIN / command[0], *command[1:]], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# export and README
+
+
 def python_files(folder):
     "Name below `folder` -> text, for every module."
     return {
@@ -52,44 +76,28 @@ def test_the_package_is_what_the_notebooks_export(tmp_path):
     for name in ("settings.ini", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "nbs", tmp_path / "nbs")
-    subprocess.run([Path(sys.executable).parent / "nbdev_export"], cwd=tmp_path, check=True)
+    run("nbdev_export", cwd=tmp_path)
     ours, exported = python_files(ROOT / "lgermt"), python_files(tmp_path / "lgermt")
     differing = [name for name in ours | exported if ours.get(name) != exported.get(name)]
-    assert not differing, (
-        f"lgermt/ and nbs/ differ in {', '.join(sorted(differing))}: run `make export`"
-    )
-    assert (tmp_path / "pyproject.toml").read_text() == (ROOT / "pyproject.toml").read_text(), (
-        "run `make export`"
-    )
+    assert not differing, f"{', '.join(sorted(differing))} differ from nbs/: run `make export`"
+    same = (tmp_path / "pyproject.toml").read_text() == (ROOT / "pyproject.toml").read_text()
+    assert same, "pyproject.toml differs from settings.ini: run `make export`"
 
 
 def test_the_readme_is_what_index_says():
     files = readme(ROOT / "index.ipynb")
     for name, content in files.items():
-        assert (ROOT / name).read_bytes() == content, (
-            f"{name} and index.ipynb differ: run `make readme`"
-        )
+        same = (ROOT / name).read_bytes() == content
+        assert same, f"{name} and index.ipynb differ: run `make readme`"
     stray = {f"images/{path.name}" for path in ROOT.glob("images/index_*")} - files.keys()
     assert not stray, f"no longer shown: {', '.join(stray)}"
 
 
-def test_links_of_the_documents_lead_somewhere():
-    for document in (
-        ROOT / name
-        for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "results/README.md")
-    ):
-        text = document.read_text(encoding="utf-8")
-        targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
-        missing = [target for target in targets if not (document.parent / target).exists()]
-        assert not missing, f"{document.relative_to(ROOT)} links to {', '.join(missing)}"
-
-
-def test_the_readme_lists_every_lesson():
+def test_the_readme_names_every_chapter():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    missing = [path.name for path in LESSONS if f"({path.relative_to(ROOT)})" not in text]
-    assert not missing, (
-        f"add {', '.join(missing)} to the table of index.ipynb, then run `make readme`"
-    )
+    chapters = {path.parent.name for path in LESSONS if path.parent.name != "nbs"}
+    missing = [name for name in sorted(chapters) if f"(nbs/{name}" not in text]
+    assert not missing, f"index.ipynb has no link to {', '.join(missing)}"
 
 
 def test_every_command_and_option_in_the_readme_exists():
@@ -99,15 +107,34 @@ def test_every_command_and_option_in_the_readme_exists():
         module = importlib.import_module(f"lgermt.{command}")
         assert callable(module.main)
         settings = [kind for kind in vars(module).values() if dataclasses.is_dataclass(kind)]
-        known |= {
-            "--" + field.name.replace("_", "-")
-            for kind in settings
-            for field in dataclasses.fields(kind)
-        }
+        fields = [field.name for kind in settings for field in dataclasses.fields(kind)]
+        known |= {"--" + name.replace("_", "-") for name in fields}
     assert "--method" in known
     text = re.sub(r"torchrun .*? -m ", "", text)  # its own options
     unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) - known
     assert not unknown, f"README.md names {', '.join(unknown)}"
+
+
+def broken_links(folder, text):
+    "Targets of relative links that are not there."
+    targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text)
+    return [target for target in targets if not (folder / target).exists()]
+
+
+def test_links_of_the_documents_lead_somewhere():
+    for document in (ROOT / name for name in DOCUMENTS if (ROOT / name).exists()):
+        missing = broken_links(document.parent, document.read_text(encoding="utf-8"))
+        assert not missing, f"{document.relative_to(ROOT)} links to {', '.join(missing)}"
+
+
+# notebooks
+
+
+@every_notebook
+def test_links_of_a_notebook_lead_somewhere(path):
+    cells = [source(cell) for cell in read(path)["cells"] if cell["cell_type"] == "markdown"]
+    missing = broken_links(path.parent, "\n".join(cells))
+    assert not missing, ", ".join(missing)
 
 
 @every_notebook
@@ -116,24 +143,13 @@ def test_a_notebook_is_clean(path):
     cleaned = deepcopy(notebook)
     clean_nb(cleaned)
     assert cleaned == notebook, f"run `.venv/bin/nbdev_clean --fname {path.relative_to(ROOT)}`"
-    assert "widgets" not in notebook["metadata"], (
-        "execute it with --ExecutePreprocessor.store_widget_state=False"
+    again = f"run `make lessons NAME={path.stem} ARGS=--stored`"
+    assert "widgets" not in notebook["metadata"], f"widget states are stored: {again}"
+    assert not any(WIDGET in output.get("data", {}) for output in outputs(path)), (
+        f"stored widgets, which a page without a kernel shows as an error: {again}"
     )
-    views = sum(
-        "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-        for cell in notebook["cells"]
-        for output in cell.get("outputs", [])
-    )
-    assert not views, (
-        f"{views} stored widgets, which a page without a kernel shows as an error: run `make lessons NAME={path.stem} ARGS=--stored`"
-    )
-    assert path.stat().st_size < 300 * KILOBYTE
-    failed = [
-        output["evalue"]
-        for cell in notebook["cells"]
-        for output in cell.get("outputs", [])
-        if output["output_type"] == "error"
-    ]
+    assert path.stat().st_size < LARGEST
+    failed = [output["evalue"] for output in outputs(path) if output["output_type"] == "error"]
     assert not failed, failed
 
 
@@ -141,26 +157,75 @@ def test_a_notebook_is_clean(path):
 def test_a_notebook_opens_with_its_title_and_one_line(path):
     first = read(path)["cells"][0]
     assert first["cell_type"] == "markdown"
-    assert re.match(r"# \S[^\n]*\n\s*> \S", source(first)), (
-        "the first cell is `# Title` and a line `> what it is`"
-    )
+    opens = re.match(r"# \S[^\n]*\n\s*> \S", source(first))
+    assert opens, "the first cell is `# Title` and a line `> what it is`, the module's docstring"
 
 
 @every_lesson
 def test_a_lesson_stores_its_outputs(path):
-    code = [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
-    assert any(cell["outputs"] for cell in code), "execute the notebook and keep its outputs"
+    assert outputs(path), f"run `make lessons NAME={path.stem}`"
 
 
 @every_lesson
 def test_a_figure_is_seen_without_a_script(path):
-    bundles = [
-        output.get("data", {}) for cell in read(path)["cells"] for output in cell.get("outputs", [])
-    ]
-    figures = [data for data in bundles if "application/vnd.plotly.v1+json" in data]
-    assert all("image/png" in data for data in figures), (
-        f"no PNG beside a figure: run `make lessons NAME={path.stem} ARGS=--stored`"
+    figures = [output["data"] for output in outputs(path) if PLOTLY in output.get("data", {})]
+    unseen = sum("image/png" not in data for data in figures)
+    assert not unseen, (
+        f"{unseen} figures without PNG: `make lessons NAME={path.stem} ARGS=--stored`"
     )
+
+
+def exported_names(path):
+    "Public functions, classes and constants that a notebook exports."
+    names = set()
+    for text in code_cells(path, exported=True):
+        for node in ast.parse(text).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            elif isinstance(node, ast.Assign):
+                names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
+
+
+def test_nothing_is_exported_and_never_used():
+    texts = [
+        *(text for path in NOTEBOOKS for text in code_cells(path, exported=True)),
+        *(text for path in NOTEBOOKS for text in code_cells(path, exported=False)),
+        *(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/*.py")),
+    ]
+    count = Counter(name for text in texts for name in re.findall(r"\w+", text))
+    for path in LESSONS:
+        unused = [name for name in exported_names(path) if count[name] < 2]
+        assert not unused, f"{path.relative_to(ROOT)} defines {', '.join(unused)} for nobody"
+
+
+def constant_checks(text):
+    "Lines of `assert` statements that cannot fail."
+    lines = re.sub(r"^[%!].*$", "pass", text, flags=re.M)
+    checks = [node for node in ast.walk(ast.parse(lines)) if isinstance(node, ast.Assert)]
+    return [
+        check.lineno
+        for check in checks
+        if isinstance(check.test, (ast.Constant, ast.Tuple, ast.List, ast.JoinedStr))
+    ]
+
+
+def test_no_check_is_constant():
+    assert constant_checks("x = 1\nassert (x, 'always true')") == [2]
+    assert constant_checks("assert True") == [1] and not constant_checks("assert 1 + 1 == 2")
+    for path in NOTEBOOKS:
+        found = [text for text in code_cells(path, exported=False) if constant_checks(text)]
+        assert not found, f"{path.relative_to(ROOT)}: {found[0]}"
+    for path in ROOT.glob("tests/**/*.py"):
+        assert not constant_checks(path.read_text(encoding="utf-8")), path
+
+
+# style and layers
+
+
+def test_style():
+    run("ruff", "check", "--quiet", "--select", "F,I", ".")
+    run("ruff", "format", "--quiet", "--check", ".")
 
 
 def test_no_file_is_large():
@@ -168,97 +233,66 @@ def test_no_file_is_large():
         listed = subprocess.run(
             ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
         ).stdout.split("\0")
+        files = [ROOT / name for name in listed if name]
     except (OSError, subprocess.CalledProcessError):  # an archive without history
-        listed = [
-            path.relative_to(ROOT)
-            for folder in ("nbs", "lgermt", "tests", "results", "images")
-            for path in (ROOT / folder).rglob("*")
-        ]
-    large = [
-        str(name)
-        for name in listed
-        if name and (ROOT / name).is_file() and (ROOT / name).stat().st_size > 300 * KILOBYTE
-    ]
+        folders = ("nbs", "lgermt", "tests", "results", "images")
+        files = [path for folder in folders for path in (ROOT / folder).rglob("*")]
+    large = [str(path) for path in files if path.is_file() and path.stat().st_size > LARGEST]
     assert not large, f"over 300 kB: {', '.join(large)}"
 
 
-def module_of(lesson):
-    "Name below lgermt of the module a notebook exports, or None."
-    found = re.search(
-        r"^#\| default_exp (\S+)",
-        "\n".join(source(cell) for cell in read(lesson)["cells"]),
-        re.MULTILINE,
-    )
-    return found and found[1]
-
-
-MODULES = [name for name in map(module_of, LESSONS) if name]  # in the order of the lessons
+# imports
 
 
 def imports(module, everywhere=False):
     "Full names a module imports at its top level, or `everywhere` in it; relative ones resolved."
-    tree = ast.parse(
-        (ROOT / "lgermt" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
-    )
-    names, waiting = set(), [tree]
+    path = ROOT / "lgermt" / f"{module.replace('.', '/')}.py"
+    names, waiting = set(), [ast.parse(path.read_text(encoding="utf-8"))]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = f"lgermt.{module}".split(".")[: -node.level] if node.level else []
-            base = ".".join(base + node.module.split(".") if node.module else base)
+            base = ".".join([*base, *(node.module or "").split(".")]).strip(".")
             names |= {f"{base}.{alias.name}" for alias in node.names} | {base}
-        elif everywhere or not isinstance(
-            node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-        ):
+        elif everywhere or not isinstance(node, (ast.FunctionDef, ast.Lambda)):
             waiting += ast.iter_child_nodes(node)
     return names
 
 
-def own(names):
-    "Those among imported names that are modules of this package."
-    return {name.removeprefix("lgermt.") for name in names} & set(MODULES)
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT / "lgermt").with_suffix("").parts)
+    for path in ROOT.glob("lgermt/**/*.py")
+    if not path.name.startswith("_")
+)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_takes_what_is_private_to_another(module):
-    private = [
-        name
-        for name in imports(module, everywhere=True)
-        if name.startswith("lgermt.") and name.rpartition(".")[2].startswith("_")
-    ]
+    names = [name for name in imports(module, everywhere=True) if name.startswith("lgermt.")]
+    private = [name for name in names if name.rpartition(".")[2].startswith("_")]
     assert not private, f"{module} imports {', '.join(private)}"
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        module
-        for module in MODULES
-        if module in ALONE
-        or module.startswith("losses.")
-        and module not in ("losses.mixing", "losses.weak_to_strong")
-    ],
-)
-def test_the_building_blocks_know_nothing_of_each_other(module):
-    assert not own(imports(module, everywhere=True))
+def required():
+    "Packages that the bare installation brings, as they are imported."
+    settings = ConfigParser(delimiters=["="])
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    names = re.findall(r"([\w-]+)[><=]\S*", settings["DEFAULT"]["requirements"])
+    return set(names)
 
 
-def test_training_needs_few_packages():
-    reached, waiting = set(), ["train"]
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "prepare"])
+def test_a_bare_installation_is_enough_for(command):
+    reached, waiting = set(), [command]
     while waiting:
         module = waiting.pop()
         if module not in reached:
             reached.add(module)
-            waiting += own(imports(module))
-    assert {"models.vnet", "models.ema", "losses.affinity", "training.methods"} <= reached
+            own = {name.removeprefix("lgermt.") for name in imports(module)} & set(MODULES)
+            waiting += own
+    known = required() | {"lgermt"} | set(sys.stdlib_module_names)
     for module in sorted(reached):
-        outside = (
-            {name.split(".")[0] for name in imports(module)}
-            - TRAINING
-            - set(sys.stdlib_module_names)
-        )
-        assert not outside, (
-            f"lgermt.{module} imports {', '.join(outside)}: import it inside the function that needs it"
-        )
+        outside = {name.split(".")[0] for name in imports(module)} - known
+        assert not outside, f"lgermt.{module} imports {', '.join(outside)}: use import_optional"

@@ -4,6 +4,7 @@ import io
 
 import pytest
 import torch
+from helpers import assert_same, leaves
 
 from lgermt.data.phantom import make_phantom
 from lgermt.training.config import TrainConfig, resolve_config
@@ -59,27 +60,6 @@ def written(state):
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
-
-
-def leaves(state, path=""):
-    "Path -> value, through dictionaries and lists."
-    if isinstance(state, (dict, list, tuple)):
-        items = state.items() if isinstance(state, dict) else enumerate(state)
-        return {
-            name: leaf
-            for key, value in items
-            for name, leaf in leaves(value, f"{path}/{key}").items()
-        }
-    return {path: state}
-
-
-def assert_same(one, other):
-    "Bit for bit, optimisers included."
-    one, other = leaves(one), leaves(other)
-    assert one.keys() == other.keys()
-    for path, value in one.items():
-        same = torch.equal(value, other[path]) if torch.is_tensor(value) else value == other[path]
-        assert same, path
 
 
 @every_method

@@ -1,16 +1,17 @@
 """Damaged files by the hundred: each is read or refused in one line; no other exception, no crash, no hang."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import ENVIRONMENT
 
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+pytestmark = pytest.mark.slow
+
+WORKER = Path(__file__).with_name("damage.py")
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 )
 def test_damaged_files_are_read_or_refused(kind, first, last, tmp_path):
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "damage.py", kind, str(first), str(last), tmp_path],
+        [sys.executable, WORKER, kind, str(first), str(last), tmp_path],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,

@@ -3,19 +3,19 @@
 import json
 import re
 from configparser import ConfigParser
-from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, OPTIONS, answers, lab, stop_kernels
+from helpers import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = ConfigParser(delimiters=["="])
 SKIPPED.read(ROOT / "settings.ini")
 FLAGS = set(SKIPPED["DEFAULT"]["tst_flags"].split())
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium (Debian: apt-get install chromium)"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: apt-get install chromium)"),
+]
 MAKES = re.compile(
     r"^(?!def )\s*(\w+) = (?:\w*explore|browse|\w+_explorer|\w+_lab)\(", re.MULTILINE
 )

@@ -1,20 +1,19 @@
 """`kill -9`, at random moments and in the middle of writing, until the command is through."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from test_commands import TINY, scans  # noqa: F401
-from test_methods import assert_same
+from helpers import ENVIRONMENT, TINY, assert_same
 
 from lgermt.training.methods import METHODS
 
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+pytestmark = pytest.mark.slow
+
+WORKER = Path(__file__).with_name("kills.py")
 KILLS = 5
 FEW = ["--iterations", "8", "--checkpoint-every", "1", "--block-size", "8"]
 
@@ -23,7 +22,7 @@ def killed(folder, *jobs):
     "Runs commands with kills; [seconds, where] of each kill, by job."
     (folder / "jobs.json").write_text(json.dumps(jobs, default=str))
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "kills.py", folder / "jobs.json"],
+        [sys.executable, WORKER, folder / "jobs.json"],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -43,7 +42,7 @@ def learnt(out):
 
 
 @pytest.mark.parametrize("methods", [list(METHODS)[i::2] for i in range(2)], ids=" ".join)
-def test_every_method_is_killed_five_times_and_ends_with_the_same_bits(scans, tmp_path, methods):  # noqa: F811
+def test_every_method_is_killed_five_times_and_ends_with_the_same_bits(scans, tmp_path, methods):
     arguments = {method: ["--data", scans, "--method", method, *TINY, *FEW] for method in methods}
     jobs = [
         [
@@ -71,7 +70,7 @@ def test_every_method_is_killed_five_times_and_ends_with_the_same_bits(scans, tm
     assert {where for kills in log for _, where in kills} == {"writing", "anywhere"}
 
 
-def test_compare_and_evaluate_are_killed_and_end_the_same(scans, tmp_path):  # noqa: F811
+def test_compare_and_evaluate_are_killed_and_end_the_same(scans, tmp_path):
     settings = ["--data", scans, "--methods", "vnet", "lg-er-mt", "--seeds", "0", *TINY, *FEW]
     jobs = []
     for kind, kills in (("whole", 0), ("killed", 8)):

@@ -1,14 +1,10 @@
 """The commands: train, stop and resume as whole processes; evaluate, predict and the user's mistakes through `main`."""
 
-import contextlib
 import csv
-import importlib
-import io
 import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,79 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-
-from lgermt.data.datasets import write_phantoms
-
-TINY = "--labeled 2 --patch 32 32 16 --base-channels 2 --stride 32 32 16 --log-every 2 --device cpu".split()
-
-
-@pytest.fixture(scope="session")
-def scans(tmp_path_factory):
-    "Six small phantoms, two of them to score."
-    folder = tmp_path_factory.mktemp("data") / "scans"
-    write_phantoms(folder, train=4, test=2, shape=(48, 40, 32))
-    return folder
-
-
-def command(module, *arguments):
-    "The arguments of a process that runs `python -m lgermt.<module>`."
-    return [sys.executable, "-m", f"lgermt.{module}", *map(str, arguments)]
-
-
-class Said:
-    "What a command printed."
-
-    def __init__(self):
-        self.out, self.err = io.StringIO(), io.StringIO()
-
-    @property
-    def errors(self):
-        return self.err.getvalue().strip().splitlines()
-
-
-def run(module, *arguments, code=0):
-    "Runs a command's `main` to its end and checks the exit code."
-    said, found = Said(), 0
-    with contextlib.redirect_stdout(said.out), contextlib.redirect_stderr(said.err):
-        try:
-            importlib.import_module(f"lgermt.{module}").main([str(a) for a in arguments])
-        except SystemExit as stop:
-            found = stop.code
-    assert found == code, said.out.getvalue() + said.err.getvalue()
-    return said
-
-
-def train(scans, out, *more, code=0):
-    "A tiny training."
-    return run("train", "--data", scans, "--out", out, *TINY, *more, code=code)
-
-
-def weights(out):
-    "Student and teacher of a run."
-    state = torch.load(out / "last.pt", weights_only=True)
-    return {
-        f"{name}.{key}": value
-        for name in ("student", "teacher")
-        if name in state
-        for key, value in state[name].items()
-    }
-
-
-def assert_same_weights(one, other):
-    "Bit for bit."
-    assert weights(one).keys() == weights(other).keys()
-    for key, value in weights(one).items():
-        assert torch.equal(value, weights(other)[key]), key
-
-
-@pytest.fixture(scope="session")
-def finished(scans, tmp_path_factory):
-    "An uninterrupted run of LG-ER-MT."
-    out = tmp_path_factory.mktemp("runs") / "finished"
-    subprocess.run(
-        command("train", "--data", scans, "--out", out, *TINY, "--iterations", 12), check=True
-    )
-    return out
+from helpers import TINY, assert_same_weights, command, run, train, weights
 
 
 def test_train_writes_what_the_design_promises(finished):

@@ -11,7 +11,8 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
-from pathlib import Path
+
+from helpers import ROOT
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -115,7 +116,7 @@ def lab(folder, own):
         "--ServerApp.disable_check_xsrf=True",
         f"--ServerApp.root_dir={folder}",
         f"--LabApp.app_settings_dir={own}",
-        PYTHONPATH=str(Path(__file__).resolve().parent.parent),
+        PYTHONPATH=str(ROOT),
     ) as address:
         while True:
             try:

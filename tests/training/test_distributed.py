@@ -1,21 +1,20 @@
 """Two processes on this machine's CPU: the same step, the same training, and an end when one of them dies."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from test_commands import TINY, scans, train, weights  # noqa: F401
+from helpers import ENVIRONMENT, TINY, train, weights
 from two_ranks import one_step
 
 from lgermt.training.methods import METHODS
 
-ROOT = Path(__file__).resolve().parent.parent
-WORKER = ROOT / "tests" / "two_ranks.py"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+pytestmark = pytest.mark.slow
+
+WORKER = Path(__file__).with_name("two_ranks.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 FEW = [
     *TINY,
@@ -70,7 +69,7 @@ def test_one_step_on_two_processes_is_one_step_on_one(shared, method):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(scans, tmp_path_factory):  # noqa: F811
+def uninterrupted(scans, tmp_path_factory):
     "Five iterations of one process."
     out = tmp_path_factory.mktemp("ranks") / "uninterrupted"
     train(scans, out, *FEW[len(TINY) :])
@@ -92,7 +91,7 @@ def assert_close_runs(one, other):
     ] == [2, 4, 5]
 
 
-def test_stopped_on_two_processes_and_resumed_by_one(scans, uninterrupted, tmp_path):  # noqa: F811
+def test_stopped_on_two_processes_and_resumed_by_one(scans, uninterrupted, tmp_path):
     out = tmp_path / "two"
     done = started([*TORCHRUN, WORKER, "SIGINT", "--data", scans, "--out", out, *FEW], 1)
     assert done.stderr.count("stopped after iteration 3 of 5") == 1 and "--resume" in done.stderr
@@ -102,7 +101,7 @@ def test_stopped_on_two_processes_and_resumed_by_one(scans, uninterrupted, tmp_p
     assert_close_runs(uninterrupted, out)
 
 
-def test_stopped_on_one_process_and_resumed_by_two(scans, uninterrupted, tmp_path):  # noqa: F811
+def test_stopped_on_one_process_and_resumed_by_two(scans, uninterrupted, tmp_path):
     out = tmp_path / "one"
     started([sys.executable, WORKER, "SIGTERM", "--data", scans, "--out", out, *FEW], 130)
     done = started(
@@ -112,7 +111,7 @@ def test_stopped_on_one_process_and_resumed_by_two(scans, uninterrupted, tmp_pat
     assert_close_runs(uninterrupted, out)
 
 
-def test_a_process_that_dies_ends_the_run(scans, tmp_path):  # noqa: F811
+def test_a_process_that_dies_ends_the_run(scans, tmp_path):
     out = tmp_path / "dead"
     patience = (
         10 * 3600
@@ -127,7 +126,7 @@ def test_a_process_that_dies_ends_the_run(scans, tmp_path):  # noqa: F811
     assert not (out / "metrics.json").exists()
 
 
-def test_a_process_that_is_frozen_ends_the_run(scans, tmp_path):  # noqa: F811
+def test_a_process_that_is_frozen_ends_the_run(scans, tmp_path):
     out = tmp_path / "frozen"
     patience = (
         20  # seconds: enough for a process that is slow because of what else the machine does
@@ -142,7 +141,7 @@ def test_a_process_that_is_frozen_ends_the_run(scans, tmp_path):  # noqa: F811
     assert not (out / "metrics.json").exists()
 
 
-def test_a_users_mistake_is_one_line_of_ours(scans, tmp_path):  # noqa: F811
+def test_a_users_mistake_is_one_line_of_ours(scans, tmp_path):
     done = started(
         [
             *TORCHRUN,

@@ -1,0 +1,89 @@
+"""What several tests use: a tiny training, commands run in this process or in one of their own, comparisons bit for bit."""
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+TINY = [
+    *("--labeled", "2", "--patch", "32", "32", "16", "--base-channels", "2"),
+    *("--stride", "32", "32", "16", "--log-every", "2", "--device", "cpu"),
+]
+
+
+def command(module, *arguments):
+    "The arguments of a process that runs `python -m lgermt.<module>`."
+    return [sys.executable, "-m", f"lgermt.{module}", *map(str, arguments)]
+
+
+class Said:
+    "What a command printed."
+
+    def __init__(self):
+        self.out, self.err = io.StringIO(), io.StringIO()
+
+    @property
+    def errors(self):
+        return self.err.getvalue().strip().splitlines()
+
+
+def run(module, *arguments, code=0):
+    "Runs a command's `main` to its end and checks the exit code."
+    said, found = Said(), 0
+    with contextlib.redirect_stdout(said.out), contextlib.redirect_stderr(said.err):
+        try:
+            importlib.import_module(f"lgermt.{module}").main([str(a) for a in arguments])
+        except SystemExit as stop:
+            found = stop.code
+    assert found == code, said.out.getvalue() + said.err.getvalue()
+    return said
+
+
+def train(scans, out, *more, code=0):
+    "A tiny training."
+    return run("train", "--data", scans, "--out", out, *TINY, *more, code=code)
+
+
+def weights(out):
+    "Student and teacher of a run."
+    state = torch.load(out / "last.pt", weights_only=True)
+    return {
+        f"{name}.{key}": value
+        for name in ("student", "teacher")
+        if name in state
+        for key, value in state[name].items()
+    }
+
+
+def assert_same_weights(one, other):
+    "Bit for bit."
+    assert weights(one).keys() == weights(other).keys()
+    for key, value in weights(one).items():
+        assert torch.equal(value, weights(other)[key]), key
+
+
+def leaves(state, path=""):
+    "Path -> value, through dictionaries and lists."
+    if isinstance(state, (dict, list, tuple)):
+        items = state.items() if isinstance(state, dict) else enumerate(state)
+        return {
+            name: leaf
+            for key, value in items
+            for name, leaf in leaves(value, f"{path}/{key}").items()
+        }
+    return {path: state}
+
+
+def assert_same(one, other):
+    "Bit for bit, optimisers included."
+    one, other = leaves(one), leaves(other)
+    assert one.keys() == other.keys()
+    for path, value in one.items():
+        same = torch.equal(value, other[path]) if torch.is_tensor(value) else value == other[path]
+        assert same, path
