@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['DISK_FULL_ERRNOS', 'OUT_OF_MEMORY_PHRASES', 'OUT_OF_MEMORY_ADVICE', 'InputError', 'user_message', 'error_text',
-           'import_optional']
+           'as_input_error', 'import_optional']
 
 # %% ../../nbs/handbook/errors.ipynb #85becda6
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
@@ -60,6 +62,24 @@ def error_text(
     "The first line of an exception's text, or its type where it has no text."
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]
+
+# %% ../../nbs/handbook/errors.ipynb #35c0d51b
+@contextmanager
+def as_input_error(
+    path: object,  # str or Path of the file in hand
+    what: str,  # the format it should have, e.g. "HDF5"
+    expected: tuple[type[Exception], ...],  # types that the library raises on damaged files
+) -> Iterator[None]:
+    "Turn exceptions of the expected types into `InputError` with the path; all others pass."
+    try:
+        yield
+    except InputError:
+        raise
+    except expected as error:
+        reason = " ".join(str(error).split())[-160:] or type(error).__name__
+        raise InputError(
+            f"{path}: cannot be read as {what} ({reason}): copy or make it again"
+        ) from error
 
 # %% ../../nbs/handbook/errors.ipynb #4d15211e
 def import_optional(
