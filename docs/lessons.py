@@ -105,6 +105,7 @@ def main() -> None:
     paths = [
         path
         for path in sorted(ROOT.glob("nbs/**/*.ipynb"))
+        if ".ipynb_checkpoints" not in path.parts
         if not asked.names or path.stem in asked.names
     ]
     for path in paths:

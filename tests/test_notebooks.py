@@ -9,7 +9,9 @@ import pytest
 from helpers import ROOT
 
 CORE = {"01_phantom", "02_supervised", "01_ema", "02_affinity", "04_self_information", "01_methods"}
-NOTEBOOKS = [*sorted(ROOT.glob("nbs/**/*.ipynb")), ROOT / "index.ipynb"]
+LESSONS = sorted(ROOT.glob("nbs/**/*.ipynb"))
+LESSONS = [path for path in LESSONS if ".ipynb_checkpoints" not in path.parts]
+NOTEBOOKS = [*LESSONS, ROOT / "index.ipynb"]
 
 
 def case(path):

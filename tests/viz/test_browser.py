@@ -32,7 +32,9 @@ def shown_controls(path):
 
 
 NOTEBOOKS = {
-    path: count for path in sorted(ROOT.glob("nbs/**/*.ipynb")) if (count := shown_controls(path))
+    path: count
+    for path in sorted(ROOT.glob("nbs/**/*.ipynb"))
+    if ".ipynb_checkpoints" not in path.parts and (count := shown_controls(path))
 }
 
 
