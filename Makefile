@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export PLOTLY_RENDERER ?= plotly_mimetype
 
-.PHONY: help install train check quick test lab app docs lessons readme export clean
+.PHONY: help install train check quick test lab app docs lessons readme pictures export clean
 .DELETE_ON_ERROR:
 
 help: ## these lines
@@ -56,11 +56,12 @@ quick: $(INSTALLED) ## two minutes: check, and behaviour without the long tests;
 test: $(INSTALLED) ## everything: every notebook, whole trainings, damaged files, kills, a real browser
 	$(PYTEST) $(ARGS)
 
-lab: $(INSTALLED) ## JupyterLab on the lessons
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+lab: $(INSTALLED) ## JupyterLab on the lessons, beginning with a welcome page
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/index.ipynb \
+		--LabApp.app_settings_dir="$(CURDIR)/docs/lab" $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 app: $(INSTALLED) ## explorers and metrics lab as pages; RUN=runs/phantom shows what a run of yours learnt
-	RUN="$(if $(RUN),$(abspath $(RUN)))" OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) $(BIN)/python -m voila apps $(ARGS)
+	RUN="$(if $(RUN),$(abspath $(RUN)))" OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" $(BIN)/python -m voila apps $(ARGS)
 
 docs: $(INSTALLED) ## all lessons and the API as pages that need no network, in _docs
 	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py _docs
@@ -79,6 +80,9 @@ readme: $(INSTALLED) ## run index.ipynb and write README.md from it
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False index.ipynb
 	$(BIN)/nbdev_clean --fname index.ipynb
 	$(BIN)/python docs/readme.py
+
+pictures: $(INSTALLED) ## the two pictures of README.md; RUN=runs/NAME shows that run; takes Chromium
+	OMP_NUM_THREADS=1 $(BIN)/python docs/pictures.py $(if $(RUN),--run "$(RUN)") $(ARGS)
 
 clean: ## remove caches and build products (keeps .venv, data and runs)
 	rm -rf build dist _docs *.egg-info .pytest_cache .hypothesis

@@ -1,4 +1,7 @@
-"""`make docs`: every lesson as stored, and the API, as pages that need no network. `build.py OUT [NAME ...]` takes some lessons only."""
+"""`make docs`: every lesson as stored, and the API, as pages that need no network.
+
+`build.py OUT [NAME ...]` takes some lessons only.
+"""
 
 import json
 import re
@@ -30,7 +33,7 @@ def shown(output: dict, script: str) -> dict:
 
 
 def page(notebook: dict, script: str) -> dict:
-    "A notebook without hidden cells, flags and widgets, with figures as HTML."
+    "A notebook without hidden cells, cells for JupyterLab, flags and widgets; figures as HTML."
     cells = []
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
@@ -49,6 +52,8 @@ def page(notebook: dict, script: str) -> dict:
                 "outputs": outputs,
                 **hidden,
             }
+        elif text.startswith("<!-- lab"):
+            continue
         else:
             cell = {
                 **cell,
@@ -67,12 +72,22 @@ def module_of(path: Path) -> str | None:
     return found and found[1]
 
 
+def toctree(
+    caption: str,
+    names: list,  # of pages, without their endings
+) -> str:  # MyST
+    "A part of the table of contents."
+    pages = "\n".join(names)
+    return f"```{{toctree}}\n:caption: {caption}\n:maxdepth: 1\n\n{pages}\n```\n"
+
+
 def prepare(source: Path, lessons: list) -> None:
     "Sphinx's input: lessons in their order, one page of the API per module."
     for folder in ("lessons", "api", "_static"):
         (source / folder).mkdir(parents=True)
     shutil.copy(Path(plotly.__file__).parent / "package_data/plotly.min.js", source / "_static")
     shutil.copy(ROOT / "docs/conf.py", source)
+    shutil.copytree(ROOT / "images", source / "images")
     for path, target in [
         (ROOT / "index.ipynb", source / "start.ipynb"),
         *((path, source / "lessons" / path.relative_to(ROOT / "nbs")) for path in lessons),
@@ -85,20 +100,19 @@ def prepare(source: Path, lessons: list) -> None:
     modules = [name for name in map(module_of, lessons) if name]
     for name in modules:
         (source / f"api/{name}.md").write_text(
-            f"# lgermt.{name}\n\n```{{eval-rst}}\n.. automodule:: lgermt.{name}\n   :members:\n```\n",
+            f"# lgermt.{name}\n\n```{{eval-rst}}\n"
+            f".. automodule:: lgermt.{name}\n   :members:\n```\n",
             encoding="utf-8",
         )
-    tree = lambda caption, names: (
-        f"```{{toctree}}\n:caption: {caption}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n"
-    )
     (source / "index.md").write_text(
-        "# lgermt\n\nLocal and global structure-aware entropy regularized mean teacher, as lessons that run.\n\n"
-        + tree("Start", ["start"])
-        + tree(
+        "# lgermt\n\nLocal and global structure-aware entropy regularized mean teacher, "
+        "as lessons that run.\n\n"
+        + toctree("Start", ["start"])
+        + toctree(
             "Lessons",
             [f"lessons/{path.relative_to(ROOT / 'nbs').with_suffix('')}" for path in lessons],
         )
-        + tree("API", [f"api/{name}" for name in modules]),
+        + toctree("API", [f"api/{name}" for name in modules]),
         encoding="utf-8",
     )
 
@@ -106,7 +120,9 @@ def prepare(source: Path, lessons: list) -> None:
 def build(out: Path, names: list) -> None:
     "Writes the site to `out`."
     lessons = [
-        path for path in sorted((ROOT / "nbs").rglob("*.ipynb")) if not names or path.stem in names
+        path
+        for path in sorted((ROOT / "nbs").rglob("*.ipynb"))
+        if ".ipynb_checkpoints" not in path.parts and (not names or path.stem in names)
     ]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"

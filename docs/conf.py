@@ -1,4 +1,4 @@
-# Read by Sphinx from the folder that build.py prepares; nothing on the pages comes from the network.
+# Read by Sphinx from the folder that build.py prepares. Nothing comes from the network.
 from docutils.nodes import SkipNode
 from fastcore.docments import docments
 from latex2mathml.converter import convert
@@ -6,6 +6,7 @@ from latex2mathml.converter import convert
 project = "lgermt"
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
 nb_execution_mode = "off"
+nb_render_markdown_format = "myst"  # tables that a cell makes
 myst_enable_extensions = ["dollarmath", "amsmath"]
 html_theme = "furo"
 html_static_path = ["_static"]
@@ -36,7 +37,7 @@ def formula(writer, node):
 
 
 def arguments(app, what, name, symbol, options, lines):
-    "The comments beside arguments and result, which the lessons' signatures carry, under the docstring."
+    "The comments beside arguments and result of a signature, under the docstring."
     if what not in ("function", "method", "class"):
         return
     try:

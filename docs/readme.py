@@ -13,9 +13,10 @@ IMAGES = "images"
 def readme(
     notebook: Path,  # index.ipynb, executed
 ) -> dict:  # file name below the root -> bytes
-    "README.md and its images: without the cells marked `#| hide`, without the code of those marked `#| echo: false`."
+    "README.md and its images: no cells for JupyterLab or marked `#| hide`."
     book = nbformat.read(notebook, as_version=4)
-    book.cells = [cell for cell in book.cells if not cell.source.startswith("#| hide")]
+    hidden = ("#| hide", "<!-- lab")
+    book.cells = [cell for cell in book.cells if not cell.source.startswith(hidden)]
     book.metadata.language_info = {"name": "python"}
     for cell in book.cells:
         if cell.source.startswith("#| echo: false"):
