@@ -1,4 +1,4 @@
-"""What `test_kills.py` starts: runs a command again and again in processes of its own, and kills them, until it is through."""
+"""`test_kills.py` starts this: a command is started and killed again and again until it is done."""
 
 import contextlib
 import importlib
@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import torch
-import torch._dynamo  # noqa: F401  the processes below are forks of this one: what is imported here, is not imported each time
+import torch._dynamo  # noqa: F401  the processes below are forks: they need not import it again
 
-import lgermt.viz.report  # noqa: F401
+import lgermt.viz.report  # noqa: F401  for the same reason
 
 
-def whole(folder):
-    "Everything that has its final name can be read."
+def check_files(folder):
+    "Asserts that everything that has its final name can be read."
     for path in folder.rglob("[!.]*"):
         if path.name == "last.pt":
             assert torch.load(path, weights_only=True)["iteration"] > 0
@@ -26,13 +26,17 @@ def whole(folder):
 
 
 def die_writing(count):
-    "Lets this process kill itself in the middle of its `count`-th file: written, perhaps half, not yet renamed."
-    sync, calls = os.fsync, iter(range(1, 10**6))
+    "Lets this process kill itself in its `count`-th file: written, perhaps half, not yet renamed."
+    sync = os.fsync
+    calls = 0
 
     def fsync(descriptor):
-        if next(calls) == count:
-            if count % 2 and Path("/proc/self/fd").exists():
-                os.truncate(f"/proc/self/fd/{descriptor}", os.fstat(descriptor).st_size // 2)
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            file = Path(f"/proc/self/fd/{descriptor}")
+            if count % 2 and file.exists():
+                os.truncate(file, os.fstat(descriptor).st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
         sync(descriptor)
 
@@ -40,7 +44,7 @@ def die_writing(count):
 
 
 def start(module, arguments, count):
-    "The command in a fork; in one that dies writing where `count` is not 0."
+    "Starts the command in a fork, which dies while writing where `count` is not 0."
     number = os.fork()
     if number:
         return number
@@ -58,41 +62,37 @@ def start(module, arguments, count):
         os._exit(code)
 
 
-def job(name, folder, wanted, arguments):
-    "Kills the command `wanted` times, at random moments and in the middle of writing, then lets it end; what lies in `folder` is whole each time."
-    module, folder, draw, log = (
-        importlib.import_module(f"lgermt.{name}"),
-        Path(folder),
-        random.Random(Path(folder).name),
-        [],
-    )
-    longest = 0.4
-    for attempt in range(10 * wanted + 1):
+def job(name, folder, kills, arguments):
+    "Kills a command `kills` times, then lets it end; the files are whole each time. Kinds of kill."
+    module = importlib.import_module(f"lgermt.{name}")
+    folder = Path(folder)
+    draw = random.Random(folder.name)
+    kinds = []
+    longest = 0.4  # seconds until a kill at a random moment, at most
+    for attempt in range(10 * kills + 1):
         resume = ["--resume"] if name == "train" and (folder / "config.json").exists() else []
-        killing = len(log) < wanted
-        count = draw.randrange(1, 7) if killing and draw.random() < 0.4 else 0
+        killing = len(kinds) < kills
+        writing = killing and len(kinds) % 2 == 1  # every other kill comes while a file is written
+        count = draw.randrange(1, 7) if writing else 0
         began = time.monotonic()
         number = start(module, [*arguments, *resume], count)
-        if killing and not count:
+        if killing and not writing:
             time.sleep(draw.uniform(0.02, longest))
             longest *= 1.2
             os.kill(number, signal.SIGKILL)  # a zombie if it ended already
         code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
         assert code in (0, -signal.SIGKILL), f"attempt {attempt} ended with {code}"
-        whole(folder)
+        check_files(folder)
         if code == 0 and not killing:
-            return log
-        if (
-            code == 0
-        ):  # through too early; once more, for a run that is finished has to stay as it is
+            return kinds
+        if code == 0:  # it ended before the kill; a finished run that starts again stays as it is
             longest = 0.7 * (time.monotonic() - began)
             continue
-        log.append([round(time.monotonic() - began, 2), "writing" if count else "anywhere"])
+        kinds.append("writing" if writing else "anywhere")
     raise AssertionError("never through")
 
 
 if __name__ == "__main__":
-    jobs = json.loads(
-        Path(sys.argv[1]).read_text()
-    )  # [command, folder, number of kills, arguments]
+    # [command, folder, number of kills, arguments] per job
+    jobs = json.loads(Path(sys.argv[1]).read_text())
     print(json.dumps([job(*each) for each in jobs]))

@@ -1,4 +1,4 @@
-"""Two processes on this machine's CPU: the same step, the same training, and an end when one of them dies."""
+"""Two processes on the CPU: the same step, the same training, an end when one of them dies."""
 
 import json
 import subprocess
@@ -16,19 +16,12 @@ pytestmark = pytest.mark.slow
 
 WORKER = Path(__file__).with_name("two_ranks.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-FEW = [
-    *TINY,
-    "--iterations",
-    5,
-    "--checkpoint-every",
-    2,
-    "--block-size",
-    8,
-    "--precision",
-    "fp32",
-    "--norm",
-    "group",
-]  # instance norm over a bottleneck of 4 voxels amplifies rounding
+# Group norm: instance norm over a bottleneck of 4 voxels amplifies rounding.
+SHORT = [
+    *("--iterations", 5, "--checkpoint-every", 2, "--block-size", 8),
+    *("--precision", "fp32", "--norm", "group"),
+]
+FEW = [*TINY, *SHORT]
 
 
 def started(arguments, code, **environment):
@@ -44,6 +37,13 @@ def started(arguments, code, **environment):
     return done
 
 
+def assert_close(actual, expected, atol, rtol, name):
+    "`torch.testing.assert_close` that says which tensor differs."
+    torch.testing.assert_close(
+        actual, expected, atol=atol, rtol=rtol, msg=lambda text: f"{name}: {text}"
+    )
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     "One step of every method on two processes."
@@ -55,24 +55,20 @@ def shared(tmp_path_factory):
 @pytest.mark.parametrize("method", METHODS)
 def test_one_step_on_two_processes_is_one_step_on_one(shared, method):
     alone = one_step(method)
-    assert alone.keys() == shared[method].keys() and any(
-        key.startswith("gradient") for key in alone
-    )
-    for (
-        key,
-        value,
-    ) in alone.items():  # a gradient is a float32 sum over up to 65,536 voxels, whose rounding depends on how it is cut and on the processor
-        tolerance = 1e-4 if key.startswith("gradient") else 1e-5
-        torch.testing.assert_close(
-            shared[method][key], value, atol=tolerance, rtol=1e-5, msg=lambda text: f"{key}: {text}"
-        )
+    assert alone.keys() == shared[method].keys()
+    gradients = [key for key in alone if key.startswith("gradient")]
+    assert gradients
+    for key, value in alone.items():
+        # A gradient is a float32 sum over up to 65,536 voxels. Its rounding depends on how the
+        # sum is divided and on the processor.
+        assert_close(shared[method][key], value, 1e-4 if key in gradients else 1e-5, 1e-5, key)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(scans, tmp_path_factory):
     "Five iterations of one process."
     out = tmp_path_factory.mktemp("ranks") / "uninterrupted"
-    train(scans, out, *FEW[len(TINY) :])
+    train(scans, out, *SHORT)
     return out
 
 
@@ -80,15 +76,12 @@ def assert_close_runs(one, other):
     "Weights and scores of two runs, and nothing missing."
     assert weights(one).keys() == weights(other).keys()
     for key, value in weights(one).items():
-        torch.testing.assert_close(
-            weights(other)[key], value, atol=1e-4, rtol=1e-4, msg=lambda text: f"{key}: {text}"
-        )
-    found, expected = (json.loads((out / "metrics.json").read_text()) for out in (other, one))
-    assert [case["id"] for case in found["cases"]] == [case["id"] for case in expected["cases"]]
-    assert found["mean"]["dice"] == pytest.approx(expected["mean"]["dice"], abs=0.01)
-    assert [
-        json.loads(line)["iteration"] for line in (other / "log.jsonl").read_text().splitlines()
-    ] == [2, 4, 5]
+        assert_close(weights(other)[key], value, 1e-4, 1e-4, key)
+    actual, expected = (json.loads((out / "metrics.json").read_text()) for out in (other, one))
+    assert [case["id"] for case in actual["cases"]] == [case["id"] for case in expected["cases"]]
+    assert actual["mean"]["dice"] == pytest.approx(expected["mean"]["dice"], abs=0.01)
+    lines = (other / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [2, 4, 5]
 
 
 def test_stopped_on_two_processes_and_resumed_by_one(scans, uninterrupted, tmp_path):
@@ -97,7 +90,7 @@ def test_stopped_on_two_processes_and_resumed_by_one(scans, uninterrupted, tmp_p
     assert done.stderr.count("stopped after iteration 3 of 5") == 1 and "--resume" in done.stderr
     assert torch.load(out / "last.pt", weights_only=True)["iteration"] == 3
     assert json.loads((out / "config.json").read_text())["processes"] == 2
-    train(scans, out, *FEW[len(TINY) :], "--resume")
+    train(scans, out, *SHORT, "--resume")
     assert_close_runs(uninterrupted, out)
 
 
@@ -113,50 +106,34 @@ def test_stopped_on_one_process_and_resumed_by_two(scans, uninterrupted, tmp_pat
 
 def test_a_process_that_dies_ends_the_run(scans, tmp_path):
     out = tmp_path / "dead"
-    patience = (
-        10 * 3600
-    )  # it is the closed connection that tells the other process, not the silence
+    timeout = 10 * 3600  # the closed connection tells the other process, not the silence
     done = started(
         [*TORCHRUN, WORKER, "SIGKILL", "--data", scans, "--out", out, *FEW],
         1,
-        LGERMT_TIMEOUT=str(patience),
+        LGERMT_TIMEOUT=str(timeout),
     )
     assert "gone or silent" in done.stderr and "SIGKILL" in done.stderr
     assert torch.load(out / "last.pt", weights_only=True)["iteration"] == 2
     assert not (out / "metrics.json").exists()
 
 
-def test_a_process_that_is_frozen_ends_the_run(scans, tmp_path):
+def test_a_process_that_is_stopped_ends_the_run(scans, tmp_path):
     out = tmp_path / "frozen"
-    patience = (
-        20  # seconds: enough for a process that is slow because of what else the machine does
-    )
+    timeout = 20  # seconds: enough for a process on a busy machine
     done = started(
         [*TORCHRUN, WORKER, "SIGSTOP", "--data", scans, "--out", out, *FEW],
         1,
-        LGERMT_TIMEOUT=str(patience),
+        LGERMT_TIMEOUT=str(timeout),
     )
     assert done.stderr.count("gone or silent") == 1
+    assert "SIGKILL" in done.stderr  # torchrun's table: how the stopped rank was ended
     assert torch.load(out / "last.pt", weights_only=True)["iteration"] == 2
     assert not (out / "metrics.json").exists()
 
 
 def test_a_users_mistake_is_one_line_of_ours(scans, tmp_path):
-    done = started(
-        [
-            *TORCHRUN,
-            "-m",
-            "lgermt.train",
-            "--data",
-            scans,
-            "--out",
-            tmp_path / "out",
-            *FEW,
-            "--labeled",
-            5,
-        ],
-        1,
-    )  # torchrun's own exit code
+    arguments = ["--data", scans, "--out", tmp_path / "out", *FEW, "--labeled", 5]
+    done = started([*TORCHRUN, "-m", "lgermt.train", *arguments], 1)  # torchrun's own exit code
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("lgermt.train: ")]
     assert "--labeled 5" in line and "exitcode  : 2" in done.stderr
     assert not (tmp_path / "out").exists()

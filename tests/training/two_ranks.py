@@ -1,4 +1,4 @@
-"""What `test_ranks.py` starts with torchrun: one step of every method, or a training in which one process is stopped or killed."""
+"""`test_ranks.py` starts this: one step of every method, or a training with a signal to a rank."""
 
 import dataclasses
 import os
@@ -26,32 +26,29 @@ TINY = TrainConfig(
     precision="fp32",
     norm="group",
     optimizer="sgd",
-)  # instance norm over a bottleneck of 4 voxels amplifies rounding; SGD's first momentum is the gradient
+)
+# Group norm: instance norm over a bottleneck of 4 voxels amplifies rounding.
+# SGD: its first momentum is the gradient.
 
 
 def one_step(method):
-    "Gradients, weights and losses of the tenth of twenty steps: what a fresh learner makes of it."
-    learner = Trainer(resolve_config(dataclasses.replace(TINY, method=method)))
+    "Gradients, weights and losses of the tenth of twenty steps, made by a fresh trainer."
+    trainer = Trainer(resolve_config(dataclasses.replace(TINY, method=method)))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(4, 1, *TINY.patch, generator=generator)
-    annotated = 2 if METHODS[method].unlabeled else 4
-    levels = torch.linspace(0, 2, annotated).view(
-        -1, 1, 1, 1
-    )  # an atrium of another size in each patch
-    losses = learner.step(images, (images[:annotated, 0] > levels).long(), 10)
-    state = learner.state_dict()
-    networks = {name: state[name] for name in ("student", "teacher") if name in state} | state.get(
-        "networks", {}
-    )
-    weights = {
-        f"{name}.{key}": value
-        for name, network in networks.items()
-        for key, value in network.items()
-    }
-    gradients = {
-        f"gradient {i}": slot["momentum_buffer"] for i, slot in state["optimizer"]["state"].items()
-    }
-    return {**weights, **gradients, **losses}
+    labeled = 2 if METHODS[method].unlabeled else 4
+    levels = torch.linspace(0, 2, labeled).view(-1, 1, 1, 1)  # an atrium of another size per patch
+    losses = trainer.step(images, (images[:labeled, 0] > levels).long(), 10)
+    state = trainer.state_dict()
+    networks = {name: state[name] for name in ("student", "teacher") if name in state}
+    networks |= state.get("networks", {})
+    results = dict(losses)
+    for name, network in networks.items():
+        for key, value in network.items():
+            results[f"{name}.{key}"] = value
+    for i, slot in state["optimizer"]["state"].items():
+        results[f"gradient {i}"] = slot["momentum_buffer"]
+    return results
 
 
 def steps(file):
@@ -62,16 +59,16 @@ def steps(file):
             torch.save(results, file)
 
 
-def meets(number):
-    "A learner that sends its own process a signal in its third step, if that is the last rank."
+def trainer_with_signal(number):
+    "A trainer class that sends its process a signal in the third step, on the last rank only."
 
-    class Struck(Trainer):
+    class SignalingTrainer(Trainer):
         def step(self, images, labels, iteration):
             if iteration == 2 and rank() == int(os.environ.get("WORLD_SIZE", 1)) - 1:
                 os.kill(os.getpid(), number)
             return super().step(images, labels, iteration)
 
-    return Struck
+    return SignalingTrainer
 
 
 if __name__ == "__main__":
@@ -79,5 +76,5 @@ if __name__ == "__main__":
     if mode == "steps":
         steps(*arguments)
     else:
-        train.Trainer = meets(getattr(signal, mode))
+        train.Trainer = trainer_with_signal(getattr(signal, mode))
         train.main(arguments)
