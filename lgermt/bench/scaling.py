@@ -10,6 +10,7 @@ __all__ = ['fit_power_law', 'upper_half', 'time_step', 'time_step_in_process', '
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 
 from .reference import explicit_affinity_loss
 from .timing import TrainingStep, median_seconds, peak_rss, random_batch, worker_process
-from ..losses.affinity import affinity_loss
+from ..losses.affinity import local_structure_loss
 from ..models.vnet import check_divisible_by_16
 from ..utils.cli import exit_on_user_error, parse_args
 from ..utils.environment import versions
@@ -159,7 +160,8 @@ def measure_scaling(
         add(curve, size, **time_step_in_process(*arguments, settings.steps))
     for side in settings.blocks:
         block = (side,) * 3
-        add("exact block", math.prod(block), time_loss(affinity_loss, block, settings.steps))
+        exact_loss = partial(local_structure_loss, size=None)
+        add("exact block", math.prod(block), time_loss(exact_loss, block, settings.steps))
         if matrix_megabytes(block) <= settings.matrices:
             add(
                 "explicit block",

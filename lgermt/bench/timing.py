@@ -40,7 +40,7 @@ from ..data.phantom import make_phantom
 from ..data.volume import Volume
 from ..evaluation.metrics import compute_metrics
 from ..evaluation.sliding_window import sliding_window
-from ..losses.affinity import affinity_loss, local_structure_loss
+from ..losses.affinity import local_structure_loss
 from ..losses.uncertainty import mc_dropout_mean
 from ..models.vnet import VNet
 from ..training.config import PRESETS, TrainConfig, resolve_config
@@ -202,7 +202,9 @@ def make_local_loss(case: BenchmarkCase, optimized: bool) -> Callable:
 
     if optimized:
         return lambda: backward(
-            affinity_loss(torch.cat([s.softmax(1) for s in students]), torch.cat(teachers))
+            local_structure_loss(
+                torch.cat([s.softmax(1) for s in students]), torch.cat(teachers), size=None
+            )
         )
     return lambda: backward(
         sum(explicit_affinity_loss(s.softmax(1), t) for s, t in zip(students, teachers)) / 4
