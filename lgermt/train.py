@@ -25,7 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from .data.datasets import PHANTOM_FOLDER, Split, load_scan, load_split, write_phantoms
-from .data.patches import PatchSampler, TwoStreamSampler
+from .data.patches import PatchSampler, TwoStreamSampler, check_divisible
 from .data.volume import Volume
 from .evaluation.scoring import format_scores, median_case, score_network
 from .training.checkpoint import check_run_folder, resume, save_checkpoint, truncate_log
@@ -82,19 +82,15 @@ def make_patch_sampler(
     labeled_batch_size = METHODS[config.method].num_labeled(
         config.batch_size, config.labeled_batch_size
     )
-    streams = (
+    check_divisible(labeled_batch_size, config.batch_size - labeled_batch_size, world_size())
+    sampler = TwoStreamSampler(
         range(config.labeled),
         range(config.labeled, len(volumes)),
         config.batch_size,
         labeled_batch_size,
         config.seed,
     )
-    TwoStreamSampler(
-        *streams, world_size=world_size()
-    )  # complains of patches that cannot be shared out evenly
-    return PatchSampler(
-        volumes, TwoStreamSampler(*streams), config.patch, config.orientations, config.seed, device
-    )
+    return PatchSampler(volumes, sampler, config.patch, config.orientations, config.seed, device)
 
 # %% ../nbs/05_training/04_train.ipynb #29c9a982
 class SignalGuard:

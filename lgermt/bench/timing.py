@@ -258,7 +258,7 @@ def make_disk_batch(
 
     def from_disk(folder=folder):  # the folder lives as long as this function
         images, labels = reference_batch(
-            [paths[scan] for scan, _ in patches.sampler.batch(0)], case.patch, shape, rng
+            [paths[scan] for scan in patches.sampler.batch(0)], case.patch, shape, rng
         )
         return images.to(device), labels.to(device)
 

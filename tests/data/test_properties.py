@@ -17,6 +17,7 @@ from lgermt.data.patches import (
     ORIENTATIONS,
     PatchSampler,
     TwoStreamSampler,
+    check_divisible,
     pad_to,
     random_corner,
     random_crop,
@@ -208,46 +209,42 @@ def test_image_and_label_are_cut_alike_from_inside(extra, patch, orientations, s
 
 @st.composite
 def samplers(draw):
-    "A sampler of one process, and numbers of processes that may share it."
-    ranks = draw(st.sampled_from((1, 2, 3)))
-    annotated, others = ranks * draw(st.integers(1, 3)), ranks * draw(st.integers(0, 3))
+    "A sampler, and a number of processes that can share its batches."
+    processes = draw(st.sampled_from((1, 2, 3)))
+    annotated, others = processes * draw(st.integers(1, 3)), processes * draw(st.integers(0, 3))
     labeled = tuple(range(draw(st.integers(1, 9))))
     unlabeled = tuple(range(len(labeled), len(labeled) + draw(st.integers(1, 9))))
-    return TwoStreamSampler(labeled, unlabeled, annotated + others, annotated, draw(seeds)), ranks
+    sampler = TwoStreamSampler(labeled, unlabeled, annotated + others, annotated, draw(seeds))
+    return sampler, processes
 
 
 @given(drawn=samplers(), first=st.integers(0, 1000))
 def test_annotated_first_and_nobody_more_often_than_another(drawn, first):
     sampler, _ = drawn
-    batches = [[scan for scan, _ in sampler.batch(i)] for i in range(60)]
+    batches = [sampler.batch(iteration) for iteration in range(60)]
     annotated = sampler.labeled_batch_size
-    for half, scans in (
-        (slice(annotated), sampler.labeled),
-        (slice(annotated, None), sampler.unlabeled),
+    for half, scans, count in (
+        (slice(annotated), sampler.labeled, annotated),
+        (slice(annotated, None), sampler.unlabeled, sampler.batch_size - annotated),
     ):
         stream = [scan for batch in batches for scan in batch[half]]
-        assert len(stream) == 60 * (
-            annotated if half.start is None else sampler.batch_size - annotated
-        )
+        assert len(stream) == 60 * count
         for start in range(0, len(stream) - len(scans) + 1, len(scans)):
-            assert sorted(stream[start : start + len(scans)]) == sorted(
-                scans
-            )  # each epoch visits everyone once
+            # each round visits every scan once
+            assert sorted(stream[start : start + len(scans)]) == sorted(scans)
     assert sampler.batch(first) == replace(sampler).batch(first)  # a function of seed and iteration
 
 
 @given(drawn=samplers(), iteration=st.integers(0, 10**6))
-def test_ranks_share_the_batch_out(drawn, iteration):
-    whole, ranks = drawn
-    shares = [replace(whole, rank=r, world_size=ranks).batch(iteration) for r in range(ranks)]
-    assert sorted(pair for share in shares for pair in share) == sorted(whole.batch(iteration))
-    assert sorted(place for share in shares for _, place in share) == list(range(whole.batch_size))
-    for share in shares:
-        annotated = [scan in whole.labeled for scan, _ in share]
-        assert (
-            annotated == sorted(annotated, reverse=True)
-            and sum(annotated) == whole.labeled_batch_size // ranks
-        )
+def test_processes_share_the_batch_out(drawn, iteration):
+    sampler, processes = drawn
+    annotated = sampler.labeled_batch_size
+    check_divisible(annotated, sampler.batch_size - annotated, processes)
+    batch = sampler.batch(iteration)
+    for rank in range(processes):
+        labeled = [scan in sampler.labeled for scan in batch[rank::processes]]
+        assert labeled == sorted(labeled, reverse=True)
+        assert sum(labeled) == annotated // processes
 
 
 @settings(max_examples=20)
