@@ -4,19 +4,12 @@
 
 # %% auto #0
 __all__ = ['OPERATION_KINDS', 'CHANNELS_LAST', 'CHANNELS_FIRST', 'ABLATIONS', 'amdahl_speedup', 'operation_kind',
-           'profile_by_kind', 'make_matrices_pair', 'make_foreach_pair', 'make_network_pass', 'use_torch_instance_norm',
-           'make_freeing_step', 'time_kept_memory', 'make_window_batch_pair', 'make_fused_norm_pair', 'Ablation',
-           'time_compiled', 'profile_step', 'measure_ablation', 'main']
-
-# %% ../../nbs/handbook/ablation.ipynb #7db4428d
-import os
-
-os.environ.setdefault(
-    "KINETO_LOG_LEVEL", "6"
-)  # keeps the profiler quiet; read when torch is loaded
+           'profile_by_kind', 'make_matrices_pair', 'make_foreach_pair', 'make_network_pass', 'make_network_pair',
+           'use_torch_instance_norm', 'make_freeing_step', 'time_kept_memory', 'make_window_batch_pair',
+           'make_fused_norm_pair', 'Ablation', 'time_compiled', 'profile_step', 'measure_change', 'measure_ablation',
+           'main']
 
 # %% ../../nbs/handbook/ablation.ipynb #69a1a0af
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,19 +17,17 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
-from .. import benchmark
 from .reference import explicit_affinity_loss
+from .steps import TrainingStep, make_step, random_batch
 from lgermt.bench.timing import (
     PUBLISHED_SCAN,
     PUBLISHED_STRIDE,
     BenchmarkCase,
-    TrainingStep,
-    make_step,
-    random_batch,
+    cpu_profile,
     scale_sides,
     time_alternating,
+    time_call,
     time_in_processes,
     worker_process,
 )
@@ -44,7 +35,6 @@ from ..evaluation.sliding_window import fuse_batch_norm, sliding_window
 from ..losses.affinity import extract_blocks, sample_block_corners
 from ..models.layers import InstanceNorm
 from ..models.vnet import VNet
-from ..training.methods import Term
 from ..utils.cli import Flag, exit_on_user_error, parse_args
 from ..utils.environment import disable_malloc_trim, versions
 from ..utils.files import write_json
@@ -58,7 +48,8 @@ def amdahl_speedup(
     return 1 / (1 - share + share / faster)
 
 # %% ../../nbs/handbook/ablation.ipynb #1b7634e4
-OPERATION_KINDS = {  # words in the name of an operation or of what it happens in; the first kind that matches counts
+# Kind -> words in the name of an operation or of one around it; the first kind that matches counts.
+OPERATION_KINDS = {
     "optimiser and teacher": ("Optimizer", "_foreach_"),
     "convolution": ("conv",),
     "normalisation": (
@@ -91,28 +82,24 @@ OPERATION_KINDS = {  # words in the name of an operation or of what it happens i
 
 
 def operation_kind(
-    event,  # of the profiler
-) -> str:  # a key of KINDS, or other
+    event,  # of the profiler, with name and cpu_parent
+) -> str:  # a key of OPERATION_KINDS, or other
     "What an operation belongs to."
-    names, parent = [], event
-    while parent is not None:
-        names.append(parent.name)
-        parent = parent.cpu_parent
-    return next(
-        (
-            kind
-            for kind, words in OPERATION_KINDS.items()
-            if any(word in name for name in names for word in words)
-        ),
-        "other",
-    )
+    names = []
+    while event is not None:
+        names.append(event.name)
+        event = event.cpu_parent
+    for kind, words in OPERATION_KINDS.items():
+        if any(word in name for name in names for word in words):
+            return kind
+    return "other"
 
 
 def profile_by_kind(
     function: Callable,  # no arguments
 ) -> dict:  # kind -> seconds
-    "Time of one call, shared out over the kinds."
-    with profile(activities=[ProfilerActivity.CPU]) as trace:
+    "Time of one call, divided among the kinds."
+    with cpu_profile() as trace:
         function()
     seconds = dict.fromkeys([*OPERATION_KINDS, "other"], 0.0)
     for event in trace.events():
@@ -123,85 +110,94 @@ def profile_by_kind(
 def make_matrices_pair(case: BenchmarkCase) -> tuple[Callable, Callable]:
     "Our step with the explicit matrices of Eq. 3 put back, and without."
 
-    def explicit(step):
+    def explicit_loss(step):
         corners = sample_block_corners(step.p_s.shape[2:], 16, 4, step.generator)
-        return (
-            sum(
-                explicit_affinity_loss(
-                    extract_blocks(step.p_s, [corner], 16), extract_blocks(step.p_t, [corner], 16)
-                )
-                for corner in corners
-            )
-            / 4
-        )
+        losses = []
+        for corner in corners:
+            blocks = (extract_blocks(p, [corner], 16) for p in (step.p_s, step.p_t))
+            losses.append(explicit_affinity_loss(*blocks))
+        return sum(losses) / 4
 
-    without, with_it = (
+    explicit, exact = (
         TrainingStep("lg-er-mt", case.patch, case.base_channels, case.device, case.precision)
         for _ in range(2)
     )
-    method = without.learner.method
-    without.learner.method = replace(
-        method,
-        terms=tuple(
-            Term("local", explicit, 0.01) if term.name == "local" else term for term in method.terms
-        ),
-    )
-    batch = random_batch(case.patch, without.learner.device)
-    return lambda: without(*batch), lambda: with_it(*batch)
+    method = explicit.trainer.method
+    terms = [
+        replace(term, loss=explicit_loss) if term.name == "local" else term for term in method.terms
+    ]
+    explicit.trainer.method = replace(method, terms=tuple(terms))
+    batch = random_batch(case.patch, exact.trainer.device)
+    return partial(explicit, *batch), partial(exact, *batch)
 
 
 def make_foreach_pair(case: BenchmarkCase) -> tuple[Callable, Callable]:
-    "The optimiser's step and the teacher's average: one weight after the other, against all in one call."
+    "The optimizer's step and the teacher's average: weight by weight, and all in one call."
 
-    def side(together):
+    def make_side(in_one_call):
         student, teacher = (VNet(base_channels=case.base_channels) for _ in range(2))
+        weights, averages = list(student.parameters()), list(teacher.parameters())
         optimizer = torch.optim.SGD(
-            student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, foreach=together
+            weights, lr=0.01, momentum=0.9, weight_decay=1e-4, foreach=in_one_call
         )
-        for weight in student.parameters():
+        for weight in weights:
             weight.grad = torch.ones_like(weight)
 
         @torch.no_grad()
-        def run():
+        def side():
             optimizer.step()
-            if together:
-                torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 0.01)
-            else:
-                for old, new in zip(teacher.parameters(), student.parameters()):
-                    old.lerp_(new, 0.01)
+            if in_one_call:
+                torch._foreach_lerp_(averages, weights, 0.01)
+                return
+            for average, weight in zip(averages, weights):
+                average.lerp_(weight, 0.01)
 
-        return run
+        return side
 
-    return side(False), side(True)
+    return make_side(False), make_side(True)
 
 # %% ../../nbs/handbook/ablation.ipynb #a8c06239
+CHANNELS_LAST = torch.channels_last_3d
+CHANNELS_FIRST = torch.contiguous_format
+
+
 def make_network_pass(
     case: BenchmarkCase,
-    layout: torch.memory_format = torch.channels_last_3d,
+    layout: torch.memory_format = CHANNELS_LAST,
     norm: str = "instance",  # as in VNet
-    change: Callable = lambda network: network,  # what else is done to the network
+    change: Callable | None = None,  # network -> network, what else is done to it
     dtype: torch.dtype | None = None,  # of autocast
 ) -> Callable:  # no arguments; returns the logits
     "A forward and a backward pass of V-Net on a batch of 4."
     torch.manual_seed(0)
-    network = change(VNet(base_channels=case.base_channels, dropout=0.0, norm=norm)).to(
-        memory_format=layout
-    )
+    network = VNet(base_channels=case.base_channels, dropout=0.0, norm=norm)
+    if change is not None:
+        network = change(network)
+    network = network.to(memory_format=layout)
     images = random_batch(case.patch)[0].to(memory_format=layout)
 
-    def run():
+    def side():
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             logits = network(images).float()
         logits.square().mean().backward()
         return logits.detach()
 
-    return run
+    return side
+
+
+def make_network_pair(
+    case: BenchmarkCase,
+    before: dict,  # arguments of `make_network_pass` without the change
+    after: dict,  # and with it
+) -> tuple[Callable, Callable]:
+    "Passes of two networks that differ by one change."
+    return make_network_pass(case, **before), make_network_pass(case, **after)
 
 
 def use_torch_instance_norm(
     network: VNet,  # with instance normalisation
 ) -> VNet:  # the same network, changed in place
-    "PyTorch's instance normalisation in the place of ours."
+    "PyTorch's instance normalisation instead of ours."
     for module in list(network.modules()):
         for name, layer in module.named_children():
             if isinstance(layer, InstanceNorm):
@@ -209,77 +205,74 @@ def use_torch_instance_norm(
     return network
 
 # %% ../../nbs/handbook/ablation.ipynb #2595f18d
-def make_freeing_step(case: BenchmarkCase, optimized: bool) -> Callable:
-    "Our step in a process that hands freed memory back; ours keeps it."
-    if not optimized:
-        benchmark.keep_freed_memory = lambda: None
-    return make_step(case, optimized=True)
+def make_freeing_step(
+    case: BenchmarkCase,
+    optimized: bool,  # whether freed memory is kept
+) -> Callable:
+    "Our step in a process that keeps freed memory, or hands it back to the system."
+    return make_step(case, optimized=True, keep_freed_memory=optimized)
 
 
-def time_kept_memory(case: BenchmarkCase) -> dict:  # as `time_alternating`
+def time_kept_memory(case: BenchmarkCase) -> dict:  # as from `time_alternating`
     "Our step in two processes: memory handed back to the system after use, and kept."
-    with worker_process() as plain, worker_process() as ours:
-        return time_in_processes(make_freeing_step, case, plain, ours)
+    with worker_process() as reference, worker_process() as optimized:
+        return time_in_processes(make_freeing_step, case, reference, optimized)
 
 # %% ../../nbs/handbook/ablation.ipynb #de92db0d
 def make_window_batch_pair(case: BenchmarkCase) -> tuple[Callable, Callable]:
-    "Sliding window over half a published scan: one window a pass against four."
-    network = VNet(base_channels=case.base_channels, norm="instance").to(
-        memory_format=torch.channels_last_3d
-    )
-    x, y, z = scale_sides(PUBLISHED_SCAN, case.patch)
+    "Sliding window over half a published scan: one window per pass, and four."
+    network = VNet(base_channels=case.base_channels, norm="instance")
+    network = network.to(memory_format=CHANNELS_LAST)
+    x, _, z = scale_sides(PUBLISHED_SCAN, case.patch)
+    stride = scale_sides(PUBLISHED_STRIDE, case.patch)
     image = torch.randn(x, case.patch[1], z, generator=torch.Generator().manual_seed(0))
-    run = lambda batch_size: sliding_window(
-        network, image, case.patch, scale_sides(PUBLISHED_STRIDE, case.patch), batch_size
-    )
-    return lambda: run(1), lambda: run(4)
+    side = partial(sliding_window, network, image, case.patch, stride)
+    return partial(side, 1), partial(side, 4)
 
 
 def make_fused_norm_pair(case: BenchmarkCase) -> tuple[Callable, Callable]:
-    "Four windows through a network with batch normalisation: as a layer of its own, and merged."
-    network = (
-        VNet(base_channels=case.base_channels, norm="batch")
-        .to(memory_format=torch.channels_last_3d)
-        .eval()
-    )
-    ask = torch.inference_mode()(
-        lambda network, windows=random_batch(case.patch)[0]: network(windows)
-    )
-    return partial(ask, network), partial(ask, fuse_batch_norm(network))
+    "Four windows through a network with batch normalisation: as a layer of its own, and fused."
+    network = VNet(base_channels=case.base_channels, norm="batch").eval()
+    network = network.to(memory_format=CHANNELS_LAST)
+    windows, _ = random_batch(case.patch)
+
+    @torch.inference_mode()
+    def predict(model):
+        return model(windows)
+
+    return partial(predict, network), partial(predict, fuse_batch_norm(network))
 
 # %% ../../nbs/handbook/ablation.ipynb #db5ea950
-CHANNELS_LAST, CHANNELS_FIRST = torch.channels_last_3d, torch.contiguous_format
-ABLATIONS = {  # name -> (predicted gain, what it is a gain of, sides)
+ABLATIONS = {  # name -> (predicted gain, what it is a gain of, function of a case)
     "Eq. 3 without its square": (3.0, "step", make_matrices_pair),
     "freed memory is kept": (1.5, "step", time_kept_memory),
     "channels-last, batch norm": (
         1.3,
         "network",
-        lambda case: (
-            make_network_pass(case, CHANNELS_FIRST, "batch"),
-            make_network_pass(case, CHANNELS_LAST, "batch"),
+        partial(
+            make_network_pair,
+            before=dict(layout=CHANNELS_FIRST, norm="batch"),
+            after=dict(norm="batch"),
         ),
     ),
     "own instance norm in channels-last": (
         1.5,
         "network",
-        lambda case: (
-            make_network_pass(case, CHANNELS_LAST, change=use_torch_instance_norm),
-            make_network_pass(case, CHANNELS_LAST),
-        ),
+        partial(make_network_pair, before=dict(change=use_torch_instance_norm), after={}),
     ),
     "channels-last with PyTorch's instance norm": (
         1.0,
         "network",
-        lambda case: (
-            make_network_pass(case, CHANNELS_FIRST, change=use_torch_instance_norm),
-            make_network_pass(case, CHANNELS_LAST, change=use_torch_instance_norm),
+        partial(
+            make_network_pair,
+            before=dict(layout=CHANNELS_FIRST, change=use_torch_instance_norm),
+            after=dict(change=use_torch_instance_norm),
         ),
     ),
     "bfloat16": (
         1.5,
         "network",
-        lambda case: (make_network_pass(case), make_network_pass(case, dtype=torch.bfloat16)),
+        partial(make_network_pair, before={}, after=dict(dtype=torch.bfloat16)),
     ),
     "all weights in one call": (2.0, "optimiser and teacher", make_foreach_pair),
     "four windows a pass": (1.1, "sliding window", make_window_batch_pair),
@@ -289,7 +282,7 @@ ABLATIONS = {  # name -> (predicted gain, what it is a gain of, sides)
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation(BenchmarkCase):
-    "Measure what every change for speed brings, and where the time of a step goes before and after; on the CPU."
+    "Measure what every change for speed brings, and profile a step before and after; on the CPU."
 
     json: Path
     "File to write."
@@ -297,50 +290,55 @@ class Ablation(BenchmarkCase):
     "Also measure torch.compile: takes a C++ compiler and minutes."
 
 # %% ../../nbs/handbook/ablation.ipynb #3ded3597
-def time_compiled(case: BenchmarkCase) -> dict:  # as `time_alternating`, with "first_call": seconds
+def time_compiled(case: BenchmarkCase) -> dict:  # as `time_alternating`, and first_call: seconds
     "torch.compile of the student; compiling happens in the first call."
-    eager, fused = make_network_pass(case), make_network_pass(case, change=torch.compile)
-    began = time.perf_counter()
-    fused()
-    return {"first_call": time.perf_counter() - began} | time_alternating(
-        eager, fused, case.turns, case.seconds
-    )
+    eager, compiled = make_network_pair(case, {}, dict(change=torch.compile))
+    first_call = time_call(compiled)
+    times = time_alternating(eager, compiled, case.turns, case.seconds)
+    return {"first_call": first_call} | times
 
 
 def profile_step(
     case: BenchmarkCase,
     optimized: bool,  # or the published recipe
-) -> dict:  # as `profile_by_kind`
-    "Where the time of the least disturbed of some steps goes."
+) -> dict:  # as from `profile_by_kind`
+    "Profile of the fastest of some steps, which is the least disturbed one."
     step = make_step(case, optimized)
     step()
-    return min(
-        (profile_by_kind(step) for _ in range(case.turns)), key=lambda kinds: sum(kinds.values())
-    )
+    profiles = [profile_by_kind(step) for _ in range(case.turns)]
+    return min(profiles, key=lambda kinds: sum(kinds.values()))
 
 # %% ../../nbs/handbook/ablation.ipynb #5b09b14a
+def measure_change(
+    case: BenchmarkCase,
+    function: Callable,  # of a case: a pair of sides, or times that it measured itself
+) -> dict:  # as from `time_alternating`
+    "Times without and with one change."
+    result = function(case)
+    if isinstance(result, dict):
+        return result
+    return time_alternating(*result, case.turns, case.seconds)
+
+
 def measure_ablation(
     settings: Ablation,
-    say: Callable = print,  # told every change as soon as it is measured
+    say: Callable = print,  # called with a line for every change as soon as it is measured
 ) -> dict:  # content of the JSON file
     "All changes and both profiles."
-    case, changes = replace(settings, device="cpu"), {}
+    case = replace(settings, device="cpu")
     disable_malloc_trim()
-    asked = ABLATIONS | (
-        {"torch.compile": (1.3, "network", time_compiled)} if settings.compile else {}
-    )
-    for name, (predicted, of, sides) in asked.items():
-        found = (
-            sides(case)
-            if sides in (time_kept_memory, time_compiled)
-            else time_alternating(*sides(case), case.turns, case.seconds)
-        )
-        changes[name] = {"of": of, "predicted": predicted} | found
-        say(f"{name:<44}{of:<24}predicted {predicted:>4.1f} x, measured {found['ratio']:>6.2f} x")
+    chosen = dict(ABLATIONS)
+    if settings.compile:
+        chosen["torch.compile"] = (1.3, "network", time_compiled)
+    changes = {}
+    for name, (predicted, of, function) in chosen.items():
+        times = measure_change(case, function)
+        changes[name] = {"of": of, "predicted": predicted} | times
+        say(f"{name:<44}{of:<24}predicted {predicted:>4.1f} x, measured {times['ratio']:>6.2f} x")
     profiles = {}
-    for ours, name in enumerate(("before", "after")):
-        with worker_process() as ask:
-            profiles[name] = ask(profile_step, case, bool(ours))
+    for name, optimized in (("before", False), ("after", True)):
+        with worker_process() as run:
+            profiles[name] = run(profile_step, case, optimized)
     result = {
         "changes": changes,
         "profiles": profiles,

@@ -34,13 +34,18 @@ def explicit_affinity_loss(
     return (s.mT @ s - t.mT @ t).square().mean()
 
 
+def _information_bits(p):
+    "-p log2 p of every probability, with the constant of the released code."
+    return -p * (p + 1e-30).log2()
+
+
 class ReferenceStep:
-    "One LG-ER-MT step of the published recipe, transcribed: the opponent."
+    "One LG-ER-MT step of the published recipe, transcribed without regard for time and memory."
 
     def __init__(
         self,
         patch: tuple,  # X, Y, Z
-        base_channels: int,
+        base_channels: int,  # width of V-Net
         device: torch.device,
     ):
         torch.manual_seed(0)
@@ -49,34 +54,52 @@ class ReferenceStep:
         self.optimizer = torch.optim.SGD(
             self.student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4
         )
-        self.generator, self.iteration = torch.Generator().manual_seed(0), 0
+        self.generator = torch.Generator().manual_seed(0)
+        self.iteration = 0
 
-    def __call__(self, images: Tensor, labels: Tensor) -> dict:
-        "images (4, 1, X, Y, Z), labels (2, X, Y, Z) to losses."
+    def local_term(
+        self,
+        p_s: Tensor,  # (B, C, X, Y, Z) student's probabilities
+        p_t: Tensor,  # same shape, teacher's
+    ) -> Tensor:  # 0-d float32
+        "Mean of the explicit affinity loss over 4 blocks of 16^3 voxels."
+        corners = sample_block_corners(p_s.shape[2:], 16, 4, self.generator, "lattice")
+        losses = []
+        for corner in corners:
+            blocks = (extract_blocks(p, [corner], 16) for p in (p_s, p_t))
+            losses.append(explicit_affinity_loss(*blocks))
+        return sum(losses) / 4
+
+    def terms(
+        self,
+        images: Tensor,  # (4, 1, X, Y, Z)
+        labels: Tensor,  # (2, X, Y, Z)
+    ) -> dict:  # name -> 0-d tensor, before the weights
+        "The five terms of the loss, with the factors that the released code has inside of them."
+        noise = (0.1 * torch.randn_like(images)).clamp(-0.2, 0.2)
         with torch.no_grad():
-            p_t = self.teacher(images + (0.1 * torch.randn_like(images)).clamp(-0.2, 0.2)).softmax(
-                1
-            )
+            p_t = self.teacher(images + noise).softmax(1)
         logits = self.student(images)
         p_s = logits.softmax(1)
-        information = lambda p: -p * (p + 1e-30).log2()
-        corners = sample_block_corners(images.shape[2:], 16, 4, self.generator, "lattice")
-        terms = {
-            "supervised": supervised_loss(logits[: len(labels)], labels),
+        labeled = len(labels)
+        return {
+            "supervised": supervised_loss(logits[:labeled], labels),
             "consistency": 0.5 * (p_s - p_t).square().mean(),
-            "entropy": information(p_s[len(labels) :]).sum(1).mean(),
-            "global": 0.5 * (information(p_s) - information(p_t)).square().mean(),
-            "local": sum(
-                explicit_affinity_loss(extract_blocks(p_s, [c], 16), extract_blocks(p_t, [c], 16))
-                for c in corners
-            )
-            / 4,
+            "entropy": _information_bits(p_s[labeled:]).sum(1).mean(),
+            "global": 0.5 * (_information_bits(p_s) - _information_bits(p_t)).square().mean(),
+            "local": self.local_term(p_s, p_t),
         }
+
+    def __call__(
+        self,
+        images: Tensor,  # (4, 1, X, Y, Z)
+        labels: Tensor,  # (2, X, Y, Z)
+    ) -> dict:  # "loss" and the terms, as numbers
+        "One iteration: losses, gradients, optimizer, teacher."
+        terms = self.terms(images, labels)
         weights = {"consistency": 0.1, "entropy": 0.01, "local": 0.01, "global": 0.01}
-        ramp = staircase_rampup(self.iteration, 6000)
-        loss = terms["supervised"] + ramp * sum(
-            weight * terms[name] for name, weight in weights.items()
-        )
+        weighted = sum(weight * terms[name] for name, weight in weights.items())
+        loss = terms["supervised"] + staircase_rampup(self.iteration, 6000) * weighted
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -90,15 +113,16 @@ def reference_sliding_window(
     image: Tensor,  # (X, Y, Z)
     patch: tuple,
     stride: tuple,
-    gradients: bool = True,  # as released; False spares the graph, which nobody asks for
+    gradients: bool = True,  # as released; False does not keep the graph, which is not needed
 ) -> np.ndarray:  # (C, X, Y, Z) mean softmax
-    "The published sliding window: one window a forward pass, sums kept in NumPy."
-    total, count = np.zeros((2, *image.shape), np.float32), np.zeros(image.shape, np.float32)
+    "The published sliding window: one window per forward pass, sums kept in NumPy."
+    total = np.zeros((2, *image.shape), np.float32)
+    count = np.zeros(image.shape, np.float32)
     for corner in product(*map(window_starts, image.shape, patch, stride)):
         box = tuple(slice(c, c + p) for c, p in zip(corner, patch))
         with torch.set_grad_enabled(gradients):
-            p = model(image[box][None, None]).softmax(1)[0].detach().cpu().numpy()
-        total[(slice(None), *box)] += p
+            p = model(image[box][None, None]).softmax(1)[0]
+        total[(slice(None), *box)] += p.detach().cpu().numpy()
         count[box] += 1
     return total / count
 
@@ -106,30 +130,31 @@ def reference_sliding_window(
 def reference_patch(
     path,  # mri_norm2.h5 with image and label
     patch: tuple,  # X, Y, Z
-    turns: int,  # quarter turns in the (x, y) plane
+    quarter_turns: int,  # in the (x, y) plane
     flip: int,  # axis to mirror afterwards, 0 = x, 1 = y
     corner: tuple,  # first voxel of the patch in the turned scan
 ) -> tuple[Tensor, Tensor]:  # image (1, X, Y, Z) float32, label (X, Y, Z) int64
-    "One patch of the published loader: the whole scan is read, decompressed and turned, then cropped."
+    "One patch of the published loader: the whole scan is read and turned, then cropped."
     with h5py.File(path, "r") as file:
         scan = [file["image"][:], file["label"][:]]
-    image, label = (np.flip(np.rot90(array, turns), flip).copy() for array in scan)
+    image, label = (np.flip(np.rot90(array, quarter_turns), flip).copy() for array in scan)
     box = tuple(slice(c, c + p) for c, p in zip(corner, patch))
     return torch.from_numpy(image[box].reshape(1, *patch)), torch.from_numpy(label[box]).long()
 
 
 def reference_batch(
-    paths: list,  # of the scans, the annotated first
+    paths: list,  # of the scans, the labeled first
     patch: tuple,  # X, Y, Z
     shape: tuple,  # X, Y, Z of the scans, no side shorter than the patch in x and y
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:  # images (B, 1, X, Y, Z) float32, labels (B, X, Y, Z) int64
-    "A batch of the published loader: every scan turned and mirrored at random; annotations are read for all."
+    "A batch of the published loader: every scan turned and mirrored; labels are read for all."
     patches = []
     for path in paths:
-        turns, flip = int(rng.integers(4)), int(rng.integers(2))
-        sides = (shape[1], shape[0], shape[2]) if turns % 2 else shape
-        patches.append(reference_patch(path, patch, turns, flip, random_corner(sides, patch, rng)))
+        quarter_turns, flip = int(rng.integers(4)), int(rng.integers(2))
+        turned_shape = (shape[1], shape[0], shape[2]) if quarter_turns % 2 else shape
+        corner = random_corner(turned_shape, patch, rng)
+        patches.append(reference_patch(path, patch, quarter_turns, flip, corner))
     images, labels = zip(*patches)
     return torch.stack(images), torch.stack(labels)
 
