@@ -17,45 +17,54 @@ from .layers import conv_norm_relu, conv_stage
 def check_divisible_by_16(
     sides: tuple,  # X, Y, Z in voxels
 ) -> None:
-    "V-Net halves every side four times. Raises `ValueError` naming the nearest sides that work."
-    if any(side < 16 or side % 16 for side in sides):
-        nearest = " ".join(str(max(16, 16 * round(side / 16))) for side in sides)
-        raise ValueError(
-            f"sides {' '.join(map(str, sides))} are not all multiples of 16; the nearest that are: {nearest}"
-        )
+    "Raises `ValueError`, naming the nearest sides that work, unless all are multiples of 16."
+    if all(side >= 16 and side % 16 == 0 for side in sides):
+        return
+    nearest = " ".join(str(max(16, 16 * round(side / 16))) for side in sides)
+    given = " ".join(map(str, sides))
+    raise ValueError(f"sides {given} are not all multiples of 16; the nearest that are: {nearest}")
 
 # %% ../../nbs/02_network/01_vnet.ipynb #98dadd8a
 class VNet(nn.Module):
-    "V-Net as the semi-supervised left-atrium papers use it (after Milletari et al. 2016, without the residuals inside a stage)."
+    """V-Net as the semi-supervised left-atrium papers use it.
+
+    After Milletari et al. 2016, without the residual connections inside a stage.
+    """
 
     def __init__(
         self,
         in_channels: int = 1,  # channels of the image
         num_classes: int = 2,  # classes, background included
         base_channels: int = 16,  # channels at full resolution; doubled at each of four halvings
-        dropout: float = 0.5,  # share of channels dropped after the bottleneck and before the classifier
+        dropout: float = 0.5,  # share of channels dropped at the bottleneck and at the end
         norm: str = "batch",  # batch, instance, group or none
     ):
         super().__init__()
-        c = [base_channels * 2**level for level in range(5)]
-        depths = 1, 2, 3, 3, 3
+        widths = [base_channels * 2**level for level in range(5)]
+        depths = [1, 2, 3, 3, 3]
+        inputs = [in_channels, *widths[1:]]
+        levels = list(zip(widths, widths[1:]))
         self.encoder = nn.ModuleList(
-            conv_stage(n, in_channels if level == 0 else c[level], c[level], norm)
-            for level, n in enumerate(depths)
+            conv_stage(depth, channels, width, norm)
+            for depth, channels, width in zip(depths, inputs, widths)
         )
         self.down = nn.ModuleList(
-            conv_norm_relu(nn.Conv3d(a, b, 2, stride=2), norm) for a, b in zip(c, c[1:])
+            conv_norm_relu(nn.Conv3d(fine, coarse, 2, stride=2), norm) for fine, coarse in levels
         )
         self.up = nn.ModuleList(
-            conv_norm_relu(nn.ConvTranspose3d(b, a, 2, stride=2), norm) for a, b in zip(c, c[1:])
+            conv_norm_relu(nn.ConvTranspose3d(coarse, fine, 2, stride=2), norm)
+            for fine, coarse in levels
         )
-        self.decoder = nn.ModuleList(conv_stage(n, w, w, norm) for n, w in zip(depths, c[:4]))
+        self.decoder = nn.ModuleList(
+            conv_stage(depth, width, width, norm) for depth, width in zip(depths[:4], widths[:4])
+        )
         self.dropout = nn.Dropout3d(dropout)
         self.classifier = nn.Conv3d(base_channels, num_classes, 1)
 
     def encode(
-        self, x: Tensor
-    ) -> list[Tensor]:  # (B, in_channels, X, Y, Z) to the output of the five encoder stages
+        self,
+        x: Tensor,  # (B, in_channels, X, Y, Z)
+    ) -> list[Tensor]:  # the outputs of the five encoder stages
         "Features of the encoder, finest first; the last is the bottleneck."
         features = [self.encoder[0](x)]
         for down, stage in zip(self.down, self.encoder[1:]):
@@ -63,8 +72,9 @@ class VNet(nn.Module):
         return features
 
     def forward(
-        self, x: Tensor
-    ) -> Tensor:  # (B, in_channels, X, Y, Z) to logits (B, num_classes, X, Y, Z)
+        self,
+        x: Tensor,  # (B, in_channels, X, Y, Z)
+    ) -> Tensor:  # (B, num_classes, X, Y, Z) logits
         "Logits for every voxel. Raises `ValueError` when a side is not a multiple of 16."
         check_divisible_by_16(x.shape[2:])
         *skips, x = self.encode(x)
@@ -76,11 +86,9 @@ class VNet(nn.Module):
 # %% ../../nbs/02_network/01_vnet.ipynb #53c41efb
 def stage_summary(
     model: VNet,  # the network
-    patch: tuple,  # X, Y, Z of the patch in voxels
-) -> list[
-    dict
-]:  # one row a stage, in the order they run: stage, channels, shape (X, Y, Z), parameters
-    "Shapes and parameters stage by stage, from a forward pass on empty (meta) tensors. Raises `ValueError` when a side is not a multiple of 16."
+    patch: tuple,  # X, Y, Z of the patch in voxels, multiples of 16
+) -> list[dict]:  # one row per stage, in forward order: stage, channels, shape, parameters
+    "Shape (X, Y, Z) and parameters of every stage, from a forward pass on empty (meta) tensors."
     rows = []
 
     def record(name):
@@ -96,18 +104,12 @@ def stage_summary(
 
         return hook
 
-    ghost = deepcopy(model).to("meta").eval()
-    groups = {
-        "encoder": ghost.encoder,
-        "down": ghost.down,
-        "up": ghost.up,
-        "decoder": ghost.decoder,
-    }
-    for group, modules in groups.items():
-        for level, module in enumerate(modules):
-            module.register_forward_hook(record(f"{group} {level + 1}"))
-    ghost.classifier.register_forward_hook(record("classifier"))
-    in_channels = next(ghost.parameters()).shape[1]
+    empty = deepcopy(model).to("meta").eval()
+    for group in ("encoder", "down", "up", "decoder"):
+        for level, module in enumerate(getattr(empty, group), 1):
+            module.register_forward_hook(record(f"{group} {level}"))
+    empty.classifier.register_forward_hook(record("classifier"))
+    in_channels = next(empty.parameters()).shape[1]
     with torch.no_grad():
-        ghost(torch.empty(2, in_channels, *patch, device="meta"))
+        empty(torch.empty(2, in_channels, *patch, device="meta"))
     return rows
