@@ -1,4 +1,4 @@
-"""The commands: train, stop and resume as whole processes; evaluate, predict and the user's mistakes through `main`."""
+"""The commands: train, stop and resume as processes; evaluate, predict and mistakes by `main`."""
 
 import csv
 import json
@@ -17,42 +17,20 @@ from helpers import TINY, assert_same_weights, command, run, train, weights
 
 def test_train_writes_what_the_design_promises(finished):
     state = torch.load(finished / "last.pt", weights_only=True)
-    assert {
-        "student",
-        "teacher",
-        "optimizer",
-        "iteration",
-        "random",
-        "config",
-    } <= state.keys() and state["iteration"] == 12
+    assert {"student", "teacher", "optimizer", "iteration", "random", "config"} <= state.keys()
+    assert state["iteration"] == 12
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert (
-        metrics["method"] == "lg-er-mt"
-        and metrics["split"] == "test"
-        and len(metrics["cases"]) == 2
-    )
-    assert metrics["mean"]["dice"] == pytest.approx(
-        np.mean([case["dice"] for case in metrics["cases"]])
-    )
+    assert metrics["method"] == "lg-er-mt" and metrics["split"] == "test"
+    dices = [case["dice"] for case in metrics["cases"]]
+    assert len(dices) == 2 and metrics["mean"]["dice"] == pytest.approx(np.mean(dices))
     assert metrics["empty_predictions"] in range(3)
     log = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     assert [entry["iteration"] for entry in log] == [2, 4, 6, 8, 10, 12]
-    assert {
-        "loss",
-        "supervised",
-        "consistency",
-        "entropy",
-        "local",
-        "global",
-        "ramp",
-        "learning_rate",
-    } <= log[0].keys()
+    terms = {"loss", "supervised", "consistency", "entropy", "local", "global"}
+    assert terms | {"ramp", "learning_rate"} <= log[0].keys()
     config = json.loads((finished / "config.json").read_text())
-    assert (
-        config["norm"]
-        and config["orientations"]
-        and config["versions"]["torch"] == torch.__version__
-    )
+    assert config["norm"] and config["orientations"]
+    assert config["versions"]["torch"] == torch.__version__
     assert list(finished.glob("events.out.tfevents.*"))
     page = (finished / "report.html").read_text()
     assert "phantom_00" in page and 'src="http' not in page
@@ -62,10 +40,8 @@ def test_same_seed_same_weights_other_seed_others(scans, finished, tmp_path):
     train(scans, tmp_path / "again", "--iterations", 12)
     assert_same_weights(finished, tmp_path / "again")
     train(scans, tmp_path / "other", "--iterations", 12, "--seed", 1)
-    assert any(
-        not torch.equal(value, weights(finished)[key])
-        for key, value in weights(tmp_path / "other").items()
-    )
+    one, other = weights(finished), weights(tmp_path / "other")
+    assert not all(torch.equal(value, other[key]) for key, value in one.items())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -78,9 +54,8 @@ def test_interrupted_writes_a_checkpoint_and_says_how_to_go_on(scans, tmp_path, 
         text=True,
     )
     log = out / "log.jsonl"
-    while process.poll() is None and not (
-        log.exists() and log.read_text()
-    ):  # until the first steps are done
+    # until the first steps are done
+    while process.poll() is None and not (log.exists() and log.read_text()):
         time.sleep(0.05)
     process.send_signal(number)
     _, errors = process.communicate(timeout=600)
@@ -88,42 +63,33 @@ def test_interrupted_writes_a_checkpoint_and_says_how_to_go_on(scans, tmp_path, 
     assert torch.load(out / "last.pt", weights_only=True)["iteration"] > 0
 
 
+def assert_same_cases(one, other):
+    "The same scans, and the same scores as far as floats go."
+    assert [case["id"] for case in one] == [case["id"] for case in other]
+    for a, b in zip(one, other):
+        assert {**a, "id": 0} == pytest.approx({**b, "id": 0})
+
+
+def evaluate(scans, out, *more, code=0):
+    return run("evaluate", "--data", scans, "--out", out, "--device", "cpu", *more, code=code)
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
 def test_evaluate_agrees_with_the_training_run(scans, finished, tmp_path):
-    run(
-        "evaluate",
-        "--checkpoint",
-        finished / "last.pt",
-        "--data",
-        scans,
-        "--out",
-        tmp_path / "scores.json",
-        "--device",
-        "cpu",
-    )
-    ours, theirs = (
-        json.loads(p.read_text()) for p in (tmp_path / "scores.json", finished / "metrics.json")
-    )
-    assert ours["cases"] == theirs["cases"] and ours["mean"] == theirs["mean"]
+    checkpoint = "--checkpoint", finished / "last.pt"
+    evaluate(scans, tmp_path / "scores.json", *checkpoint)
+    scores, of_training = read(tmp_path / "scores.json"), read(finished / "metrics.json")
+    assert_same_cases(scores["cases"], of_training["cases"])
+    assert scores["mean"] == pytest.approx(of_training["mean"])
     one = tmp_path / "one.list"
     one.write_text("phantom_000\n")
-    run(
-        "evaluate",
-        "--checkpoint",
-        finished / "last.pt",
-        "--data",
-        scans,
-        "--split",
-        one,
-        "--network",
-        "teacher",
-        "--out",
-        tmp_path / "one.json",
-        "--device",
-        "cpu",
-    )
-    assert [case["id"] for case in json.loads((tmp_path / "one.json").read_text())["cases"]] == [
-        "phantom_000"
-    ]
+    teacher = "--split", one, "--network", "teacher"
+    evaluate(scans, tmp_path / "one.json", *checkpoint, *teacher)
+    cases = read(tmp_path / "one.json")["cases"]
+    assert [case["id"] for case in cases] == ["phantom_000"]
 
 
 def test_evaluate_writes_a_table_and_scores_masks_like_a_network(scans, finished, tmp_path):
@@ -131,47 +97,19 @@ def test_evaluate_writes_a_table_and_scores_masks_like_a_network(scans, finished
     from lgermt.evaluation.scoring import segment
     from lgermt.training.checkpoint import load_model
 
-    run(
-        "evaluate",
-        "--checkpoint",
-        finished / "last.pt",
-        "--data",
-        scans,
-        "--out",
-        tmp_path / "network.json",
-        "--device",
-        "cpu",
-    )
+    evaluate(scans, tmp_path / "network.json", "--checkpoint", finished / "last.pt")
     model, config = load_model(finished / "last.pt", "cpu")
     for case in ("phantom_004", "phantom_005"):
         volume = read_h5(scans / case / "mri_norm2.h5")
-        write_mask(
-            tmp_path / "masks" / f"{case}_pred.nii.gz", segment(model, volume.image, config), volume
-        )
-    run(
-        "evaluate",
-        "--predictions",
-        tmp_path / "masks",
-        "--data",
-        scans,
-        "--out",
-        tmp_path / "masks.json",
-    )
-    network, masks = (
-        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("network", "masks")
-    )
-    assert network["cases"] == masks["cases"] and masks["predictions"] == str(tmp_path / "masks")
+        mask = segment(model, volume.image, config)
+        write_mask(tmp_path / "masks" / f"{case}_pred.nii.gz", mask, volume)
+    evaluate(scans, tmp_path / "masks.json", "--predictions", tmp_path / "masks")
+    network, masks = read(tmp_path / "network.json"), read(tmp_path / "masks.json")
+    assert_same_cases(network["cases"], masks["cases"])
+    assert masks["predictions"] == str(tmp_path / "masks")
     with open(tmp_path / "masks.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == [
-        "id",
-        "dice",
-        "jaccard",
-        "asd_voxel",
-        "hd95_voxel",
-        "asd_mm",
-        "hd95_mm",
-    ]
+    assert ",".join(rows[0]) == "id,dice,jaccard,asd_voxel,hd95_voxel,asd_mm,hd95_mm"
     assert [float(row["dice"]) for row in rows] == sorted(case["dice"] for case in masks["cases"])
 
 
@@ -179,17 +117,14 @@ def test_mistakes_with_masks(scans, finished, tmp_path):
     from lgermt.data.io import read_h5, write_mask
 
     def refused(*arguments):
-        (line,) = run(
-            "evaluate", "--data", scans, "--out", tmp_path / "no.json", *arguments, code=2
-        ).errors
+        (line,) = evaluate(scans, tmp_path / "no.json", *arguments, code=2).errors
         assert not list(tmp_path.glob("no.*"))
         return line
 
     volume = read_h5(scans / "phantom_004" / "mri_norm2.h5")
     write_mask(tmp_path / "masks" / "phantom_004_pred.nrrd", volume.label, volume)
-    assert "--predictions" in refused() and "--checkpoint" in refused(
-        "--predictions", tmp_path, "--checkpoint", finished / "last.pt"
-    )
+    both = "--predictions", tmp_path, "--checkpoint", finished / "last.pt"
+    assert "--predictions" in refused() and "--checkpoint" in refused(*both)
     assert "phantom_005_pred" in refused("--predictions", tmp_path / "masks")
     with h5py.File(tmp_path / "masks" / "phantom_005_pred.h5", "w") as file:
         file["label"] = np.zeros((8, 8, 8), np.uint8)
@@ -197,21 +132,22 @@ def test_mistakes_with_masks(scans, finished, tmp_path):
     assert "phantom_005_pred.h5" in line and "(8, 8, 8)" in line
 
 
+def predict(finished, out, *more, code=0):
+    return run("predict", "--checkpoint", finished / "last.pt", "--out", out, *more, code=code)
+
+
 def test_predict_writes_a_mask_on_the_scans_own_grid(scans, finished, tmp_path):
     import SimpleITK
 
     scan = scans / "phantom_004" / "mri_norm2.h5"
-    said = run("predict", "--checkpoint", finished / "last.pt", "--out", tmp_path / "masks", scan)
+    said = predict(finished, tmp_path / "masks", scan)
     mask = SimpleITK.ReadImage(str(tmp_path / "masks" / "phantom_004_pred.nii.gz"))
     with h5py.File(scan) as file:
         assert mask.GetSize() == file["image"].shape
         assert mask.GetSpacing() == pytest.approx(tuple(file.attrs["spacing"]))
-    assert (
-        "phantom_004" in said.out.getvalue() and (tmp_path / "masks" / "predictions.csv").exists()
-    )
-    again = run(
-        "predict", "--checkpoint", finished / "last.pt", "--out", tmp_path / "masks", scan, code=2
-    )
+    assert "phantom_004" in said.out.getvalue()
+    assert (tmp_path / "masks" / "predictions.csv").exists()
+    again = predict(finished, tmp_path / "masks", scan, code=2)
     assert "--overwrite" in again.errors[0]
 
 
@@ -222,45 +158,19 @@ def test_predict_options(scans, finished, tmp_path):
         return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / name)))
 
     scan = scans / "phantom_004" / "mri_norm2.h5"
-    for name, options in {
-        "plain": [],
-        "one": ["--largest-component"],
-        "mean": ["--tta", "--probabilities"],
-    }.items():
-        run(
-            "predict",
-            "--checkpoint",
-            finished / "last.pt",
-            "--out",
-            tmp_path / name,
-            *options,
-            scan,
-        )
-    plain, one, mean, p = map(
-        voxels,
-        (
-            "plain/phantom_004_pred.nii.gz",
-            "one/phantom_004_pred.nii.gz",
-            "mean/phantom_004_pred.nii.gz",
-            "mean/phantom_004_prob.nii.gz",
-        ),
-    )
+    predict(finished, tmp_path / "plain", scan)
+    predict(finished, tmp_path / "one", "--largest-component", scan)
+    predict(finished, tmp_path / "mean", "--tta", "--probabilities", scan)
+    plain = voxels("plain/phantom_004_pred.nii.gz")
+    one = voxels("one/phantom_004_pred.nii.gz")
+    mean = voxels("mean/phantom_004_pred.nii.gz")
+    p = voxels("mean/phantom_004_prob.nii.gz")
     assert plain.any() and (one <= plain).all() and one.any() == plain.any()
+    assert p.dtype == np.float32 and p.min() >= 0 and p.max() <= 1
     sure = abs(p - 0.5) > 1e-6
-    assert (
-        p.dtype == np.float32 and 0 <= p.min() and p.max() <= 1 and ((p > 0.5) == mean)[sure].all()
-    )
-    line = run(
-        "predict",
-        "--checkpoint",
-        finished / "last.pt",
-        "--out",
-        tmp_path / "mean",
-        "--probabilities",
-        scan,
-        code=2,
-    ).errors[0]
-    assert "is there already" in line
+    assert ((p > 0.5) == mean)[sure].all()
+    again = predict(finished, tmp_path / "mean", "--probabilities", scan, code=2)
+    assert "is there already" in again.errors[0]
 
 
 def damaged(scans, tmp_path, case, change):
@@ -343,9 +253,8 @@ def test_a_damaged_scan_is_named(scans, tmp_path, case, change, says):
 
 
 def test_an_unannotated_scan_needs_no_label(scans, tmp_path):
-    train(
-        damaged(scans, tmp_path, "phantom_003", drop("label")), tmp_path / "out", "--iterations", 2
-    )
+    copy = damaged(scans, tmp_path, "phantom_003", drop("label"))
+    train(copy, tmp_path / "out", "--iterations", 2)
 
 
 def test_a_label_of_255_is_converted_and_said_so(scans, tmp_path):
@@ -390,11 +299,14 @@ def test_a_mistake_in_a_list_is_one_line(scans, tmp_path, name, content, says):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "option",
-    "labeled hold-out iterations base-channels batch-size labeled-batch-size seed learning-rate block-size blocks "
-    "ema-decay noise dropout log-every checkpoint-every".split(),
-)
+NOT_NEGATIVE = [
+    *("labeled", "hold-out", "iterations", "base-channels", "batch-size", "labeled-batch-size"),
+    *("seed", "learning-rate", "block-size", "blocks", "ema-decay", "noise", "dropout"),
+    *("log-every", "checkpoint-every"),
+]
+
+
+@pytest.mark.parametrize("option", NOT_NEGATIVE)
 def test_nothing_may_be_negative(scans, tmp_path, option):
     (line,) = train(scans, tmp_path / "out", f"--{option}", -1, code=2).errors
     assert f"--{option} -1" in line and "must be" in line
@@ -440,11 +352,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(scans, tmp_path, arguments, says)
 
 def test_nothing_is_written_over(scans, finished):
     before = (finished / "last.pt").read_bytes()
-    assert "--resume" in train(scans, finished, "--iterations", 12, code=2).errors[0]
-    assert (
-        "--seed 9"
-        in train(scans, finished, "--iterations", 12, "--seed", 9, "--resume", code=2).errors[0]
-    )
+    again = train(scans, finished, "--iterations", 12, code=2)
+    assert "--resume" in again.errors[0]
+    other_seed = train(scans, finished, "--iterations", 12, "--seed", 9, "--resume", code=2)
+    assert "--seed 9" in other_seed.errors[0]
     assert (finished / "last.pt").read_bytes() == before
 
 
@@ -459,19 +370,8 @@ def test_too_little_memory_is_one_line(scans, finished, tmp_path, monkeypatch):
     line = train(scans, tmp_path / "out", "--iterations", 4, code=2).errors[-1]
     assert all(option in line for option in ("--batch-size", "--patch", "--precision bf16"))
     monkeypatch.setattr(scoring, "sliding_window", greedy)
-    assert (
-        "out of memory"
-        in run(
-            "evaluate",
-            "--checkpoint",
-            finished / "last.pt",
-            "--data",
-            scans,
-            "--out",
-            tmp_path / "no.json",
-            code=2,
-        ).errors[-1]
-    )
+    said = evaluate(scans, tmp_path / "no.json", "--checkpoint", finished / "last.pt", code=2)
+    assert "out of memory" in said.errors[-1]
     assert not (tmp_path / "no.json").exists()
 
 
@@ -527,16 +427,8 @@ def test_checkpoints_that_cannot_be_trusted(scans, finished, tmp_path):
     state["config"]["base_channels"] = 4
     torch.save(state, tmp_path / "other.pt")
     for name in ("bomb.pt", "half.pt", "other.pt", "missing.pt"):
-        (line,) = run(
-            "evaluate",
-            "--checkpoint",
-            tmp_path / name,
-            "--data",
-            scans,
-            "--out",
-            tmp_path / "no.json",
-            code=2,
-        ).errors
+        checkpoint = "--checkpoint", tmp_path / name
+        (line,) = evaluate(scans, tmp_path / "no.json", *checkpoint, code=2).errors
         assert name in line
     assert not (tmp_path / "exploded").exists() and not (tmp_path / "no.json").exists()
 

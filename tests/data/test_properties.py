@@ -1,7 +1,8 @@
-"""What holds for every scan, crop, batch and window: hypothesis looks for the one where it does not."""
+"""What holds for every scan, crop, batch and window; hypothesis looks for a counterexample."""
 
 import itertools
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -26,15 +27,15 @@ from lgermt.data.volume import Volume
 from lgermt.evaluation.sliding_window import sliding_window, window_counts, window_starts
 from lgermt.utils.errors import InputError
 
-settings.register_profile(
-    "here",
-    max_examples=60,
+# The same examples on every machine; HYPOTHESIS_PROFILE=explore looks at many new ones.
+COMMON = settings(
     deadline=None,
-    derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-settings.load_profile("here")
+settings.register_profile("reproducible", COMMON, max_examples=60, derandomize=True)
+settings.register_profile("explore", COMMON, max_examples=2000, derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "reproducible"))
 
 sides = st.tuples(*[st.integers(1, 7)] * 3)
 finite = st.floats(-1e6, 1e6, width=32)
@@ -47,7 +48,7 @@ def numbers(count, low, high):
 
 
 def turned(order, signs):
-    "Direction matrix of a grid whose axes are exchanged and mirrored, row by row; never a left-handed one."
+    "Direction matrix, row by row, of a grid with exchanged and mirrored axes; right-handed."
     matrix = np.diag(signs)[:, order].astype(float)
     matrix[:, 0] *= np.linalg.det(matrix)
     return tuple(float(v) for v in matrix.ravel())
