@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import plotly
@@ -63,17 +64,41 @@ def page(notebook: dict, script: str) -> dict:
     return {**notebook, "cells": cells}
 
 
+def text_of(path: Path) -> str:
+    "All cells of a notebook."
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells)
+
+
 def module_of(path: Path) -> str | None:
     "The module a lesson exports."
-    text = "\n".join(
-        "".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
-    )
-    found = re.search(r"^#\| default_exp (\S+)", text, re.MULTILINE)
-    return found and found[1]
+    exports = re.search(r"^#\| default_exp (\S+)", text_of(path), re.MULTILINE)
+    return exports and exports[1]
+
+
+def chapter_of(path: Path) -> str:
+    "The chapter of a lesson: the name of its folder in words, as `4 Structure` for 04_structure."
+    folder = path.parent.relative_to(ROOT / "nbs").as_posix()
+    if folder == ".":
+        return "Start"
+    match = re.fullmatch(r"(\d+)_(.+)", folder)
+    words = (match[2] if match else folder).replace("_", " ").capitalize()
+    return f"{int(match[1])} {words}" if match else words
+
+
+def grouped(
+    items: list,
+    key: Callable,  # item -> name of its group
+) -> dict:  # name -> items; groups and items in the order given
+    "Items by group."
+    groups = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def toctree(
-    caption: str,
+    caption: str,  # "" for none
     names: list,  # of pages, without their endings
 ) -> str:  # MyST
     "A part of the table of contents."
@@ -81,39 +106,57 @@ def toctree(
     return f"```{{toctree}}\n:caption: {caption}\n:maxdepth: 1\n\n{pages}\n```\n"
 
 
+def write_page(path: Path, title: str, *parts: str) -> None:
+    "A page in MyST."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n\n".join([f"# {title}", *parts]), encoding="utf-8")
+
+
+def write_notebook(path: Path, target: Path, source: Path) -> None:
+    "A notebook as a page that finds plotly's script from where it stands."
+    folders = len(target.relative_to(source).parts) - 1
+    script = "../" * folders + "_static/plotly.min.js"
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(page(notebook, script)), encoding="utf-8")
+
+
+def write_api(
+    source: Path,  # Sphinx's input
+    modules: list,  # names below lgermt
+) -> list:  # names of the pages, one per package
+    "A page per module, and a page per package that lists its modules; commands are a package here."
+    modules = sorted(modules, key=lambda name: ("." in name, name))  # commands first
+    packages = grouped(modules, lambda name: name.rpartition(".")[0] or "commands")
+    for package, names in packages.items():
+        title = "Commands" if package == "commands" else f"lgermt.{package}"
+        write_page(source / f"api/{package}.md", title, toctree("", [f"/api/{n}" for n in names]))
+        for name in names:
+            members = f"```{{eval-rst}}\n.. automodule:: lgermt.{name}\n   :members:\n```\n"
+            write_page(source / f"api/{name}.md", f"lgermt.{name}", members)
+    return [f"api/{package}" for package in packages]
+
+
 def prepare(source: Path, lessons: list) -> None:
-    "Sphinx's input: lessons in their order, one page of the API per module."
-    for folder in ("lessons", "api", "_static"):
-        (source / folder).mkdir(parents=True)
-    shutil.copy(Path(plotly.__file__).parent / "package_data/plotly.min.js", source / "_static")
+    "Sphinx's input: chapters and their lessons in the order of learning, the API by package."
+    static = source / "_static"
+    static.mkdir(parents=True)
+    shutil.copy(Path(plotly.__file__).parent / "package_data/plotly.min.js", static)
     shutil.copy(ROOT / "docs/conf.py", source)
     shutil.copytree(ROOT / "images", source / "images")
-    for path, target in [
-        (ROOT / "index.ipynb", source / "start.ipynb"),
-        *((path, source / "lessons" / path.relative_to(ROOT / "nbs")) for path in lessons),
-    ]:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        script = "../" * (len(target.relative_to(source).parts) - 1) + "_static/plotly.min.js"
-        target.write_text(
-            json.dumps(page(json.loads(path.read_text(encoding="utf-8")), script)), encoding="utf-8"
-        )
-    modules = [name for name in map(module_of, lessons) if name]
-    for name in modules:
-        (source / f"api/{name}.md").write_text(
-            f"# lgermt.{name}\n\n```{{eval-rst}}\n"
-            f".. automodule:: lgermt.{name}\n   :members:\n```\n",
-            encoding="utf-8",
-        )
-    (source / "index.md").write_text(
-        "# lgermt\n\nLocal and global structure-aware entropy regularized mean teacher, "
-        "as lessons that run.\n\n"
-        + toctree("Start", ["start"])
-        + toctree(
-            "Lessons",
-            [f"lessons/{path.relative_to(ROOT / 'nbs').with_suffix('')}" for path in lessons],
-        )
-        + toctree("API", [f"api/{name}" for name in modules]),
-        encoding="utf-8",
+    write_notebook(ROOT / "index.ipynb", source / "start.ipynb", source)
+    for path in lessons:
+        write_notebook(path, source / "lessons" / path.relative_to(ROOT / "nbs"), source)
+    chapters = {"Start": ["Front page <start>"]}
+    for chapter, paths in grouped(lessons, chapter_of).items():
+        pages = [f"lessons/{path.relative_to(ROOT / 'nbs').with_suffix('')}" for path in paths]
+        chapters.setdefault(chapter, []).extend(pages)
+    chapters["API"] = write_api(source, [name for name in map(module_of, lessons) if name])
+    write_page(
+        source / "index.md",
+        "lgermt",
+        "Local and global structure-aware entropy regularized mean teacher, as lessons that run.",
+        *(toctree(caption, pages) for caption, pages in chapters.items()),
     )
 
 
@@ -125,26 +168,13 @@ def build(out: Path, names: list) -> None:
         if ".ipynb_checkpoints" not in path.parts and (not names or path.stem in names)
     ]
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "source"
+        source, html = Path(folder) / "source", Path(folder) / "html"
         prepare(source, lessons)
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "sphinx",
-                "-q",
-                "-b",
-                "html",
-                "-d",
-                Path(folder) / "doctrees",
-                source,
-                Path(folder) / "html",
-            ],
-            check=True,
-            cwd=ROOT,
-        )  # the notebook extension writes beside its output too
+        options = ["-q", "-b", "html", "-d", Path(folder) / "doctrees"]
+        command = [sys.executable, "-m", "sphinx", *options, source, html]
+        subprocess.run(command, check=True, cwd=ROOT)
         shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(Path(folder) / "html", out)
+        shutil.copytree(html, out)  # the notebook extension writes beside its output too
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@
 __all__ = ['OVERLAYS', 'overlay_mask', 'crosshair_lines', 'browser_figure', 'clicked_voxel', 'volume_browser']
 
 # %% ../../nbs/handbook/volume_browser.ipynb #bdd17009
+from functools import partial
+
 import numpy as np
 import plotly.graph_objects as go
 from ipywidgets import Dropdown, FloatSlider, IntSlider, VBox
@@ -29,7 +31,7 @@ OVERLAYS = ("nothing", "truth", "prediction", "error")
 
 
 def overlay_mask(
-    fill: str,  # one of FILLS
+    fill: str,  # one of OVERLAYS
     masks: dict,  # "truth" and "prediction" -> (X, Y, Z) mask; may lack one
     shape: tuple,  # (X, Y, Z)
 ) -> np.ndarray:  # (X, Y, Z) uint8 of {0, 1}
@@ -37,10 +39,10 @@ def overlay_mask(
     needed = {"nothing": (), "error": ("truth", "prediction")}.get(fill, (fill,))
     if fill not in OVERLAYS or not set(needed) <= set(masks):
         raise ValueError(f"cannot fill {fill}: there is {' and '.join(masks) or 'no mask'}")
-    inside = [np.asarray(masks[name]) != 0 for name in needed]
-    return (
-        inside[0] ^ inside[1] if len(inside) == 2 else inside[0] if inside else np.zeros(shape)
-    ).astype(np.uint8)
+    covered = np.zeros(shape, bool)
+    for name in needed:
+        covered ^= np.asarray(masks[name]) != 0  # of two masks: in exactly one
+    return covered.astype(np.uint8)
 
 # %% ../../nbs/handbook/volume_browser.ipynb #72216ab7
 def crosshair_lines(
@@ -59,6 +61,59 @@ def crosshair_lines(
 _CELLS = {2: (1, 1), 1: (2, 1), 0: (2, 2)}  # cut axis -> row, column
 
 
+def _draw_overlay(figure, cover, axis, index, step, fill, opacity, cell):
+    "The covered voxels of a plane in one colour."
+    across, down = [a for a in range(3) if a != axis]
+    figure.add_heatmap(
+        z=take_slice(cover, axis, index),
+        x0=0,
+        y0=0,
+        dx=step[across],
+        dy=step[down],
+        zmin=0,
+        zmax=1,
+        colorscale=[[0, "rgba(0,0,0,0)"], [1, COLORS.get(fill, "#000000")]],
+        opacity=opacity,
+        showscale=False,
+        hoverinfo="skip",
+        **cell,
+    )
+
+
+def _draw_surfaces(figure, surfaces, lines):
+    "Meshes and crosshair in the cell at the top right."
+    for trace in surfaces.data:
+        figure.add_trace(trace, row=1, col=2)
+        figure.data[-1].update(showlegend=False, legendgroup=trace.name)
+        if len(surfaces.data) == 1:
+            figure.data[-1].opacity = 0.6
+    x, y, z = lines.astype(np.float32)
+    line = dict(mode="lines", line=dict(color="#000000", width=5))
+    figure.add_scatter3d(x=x, y=y, z=z, hoverinfo="skip", showlegend=False, row=1, col=2, **line)
+    scene = surfaces.layout.scene.to_plotly_json()
+    scene.pop("domain", None)
+    figure.update_scenes(scene)
+    left, low = figure.layout.scene.domain.x[0], figure.layout.scene.domain.y[0]
+    figure.update_scenes(
+        camera_eye=dict(x=0.73, y=-1.9, z=0.84),
+        domain_x=(left - 0.08, 1),
+        domain_y=(low - 0.09, 1),
+    )
+
+
+def _grid_of_views(x, y, z):
+    "Planes across z, y and x around a scene at the top right; sides in the unit of the axes."
+    return make_subplots(
+        2,
+        2,
+        specs=[[{}, {"type": "scene"}], [{}, {}]],
+        column_widths=[x, y],
+        row_heights=[y, z],
+        horizontal_spacing=0.1,
+        vertical_spacing=0.17,
+    )
+
+
 def browser_figure(
     image: np.ndarray,  # (X, Y, Z), any unit
     truth: np.ndarray | None = None,  # (X, Y, Z) mask, solid blue outline
@@ -71,99 +126,30 @@ def browser_figure(
     spacing: tuple | None = None,  # (x, y, z) in mm; None: axes in voxels
     surfaces: go.Figure | None = None,  # what surface_figure gave for these masks; None: made here
 ) -> go.Figure:  # planes across z, y and x, and the surface at the top right
-    "Three planes through a voxel and the surface. Raises ValueError for a voxel outside, an empty window, masks that do not fit."
-    masks, (step, unit) = named_masks(truth, prediction, image.shape), axis_scale(spacing)
-    at = [count // 2 for count in image.shape] if at is None else at
-    if any(not 0 <= place < count for place, count in zip(at, image.shape)):
+    "Three planes and the surface. Raises ValueError for a voxel outside, masks that do not fit."
+    masks = named_masks(truth, prediction, image.shape)
+    step, _ = axis_scale(spacing)
+    at = [side // 2 for side in image.shape] if at is None else at
+    if any(not 0 <= place < side for place, side in zip(at, image.shape)):
         raise ValueError(f"voxel {tuple(at)} is outside of {image.shape}")
     low, high = intensity_window(image)
-    level, width = (
-        (low + high) / 2 if level is None else level,
-        high - low if width is None else width,
-    )
+    level = (low + high) / 2 if level is None else level
+    width = high - low if width is None else width
+    window = (level - width / 2, level + width / 2)
     cover = overlay_mask(fill, masks, image.shape)
     x, y, z = np.multiply(image.shape, step)
-    figure = make_subplots(
-        2,
-        2,
-        specs=[[{}, {"type": "scene"}], [{}, {}]],
-        column_widths=[x, y],
-        row_heights=[y, z],
-        horizontal_spacing=0.1,
-        vertical_spacing=0.17,
-    )
+    figure = _grid_of_views(x, y, z)
     for axis, (row, column) in _CELLS.items():
-        draw_plane(
-            figure,
-            image,
-            axis,
-            at[axis],
-            masks,
-            (level - width / 2, level + width / 2),
-            spacing,
-            row,
-            column,
-        )
-        grey = figure.data[-1 - len(masks)]
-        colors = [[0, "rgba(0,0,0,0)"], [1, COLORS.get(fill, "#000000")]]
-        figure.add_heatmap(
-            z=take_slice(cover, axis, at[axis]),
-            x0=0,
-            y0=0,
-            dx=grey.dx,
-            dy=grey.dy,
-            zmin=0,
-            zmax=1,
-            colorscale=colors,
-            opacity=opacity,
-            showscale=False,
-            hoverinfo="skip",
-            row=row,
-            col=column,
-        )
+        cell = dict(row=row, col=column)
+        draw_plane(figure, image, axis, at[axis], masks, window, spacing, row, column)
+        _draw_overlay(figure, cover, axis, at[axis], step, fill, opacity, cell)
         draw_crosshair(figure, axis, at, spacing, row, column)
-    _draw_surfaces(
-        figure,
-        surface_figure(masks, spacing) if surfaces is None else surfaces,
-        crosshair_lines(at, image.shape, step),
-    )
-    title = f"({', '.join(str(v) for v in at)}) of {' x '.join(map(str, image.shape))} voxels · grey value {image[tuple(at)]:.2f}"
+    surfaces = surface_figure(masks, spacing) if surfaces is None else surfaces
+    _draw_surfaces(figure, surfaces, crosshair_lines(at, image.shape, step))
+    voxel = ", ".join(str(place) for place in at)
+    size = " x ".join(str(side) for side in image.shape)
+    title = f"({voxel}) of {size} voxels · grey value {image[tuple(at)]:.2f}"
     return style_figure(figure, title, int(min(840, 200 + 640 * (y + z) / (x + y))))
-
-
-def _draw_surfaces(figure, surfaces, lines):
-    "Meshes and crosshair in the cell at the top right."
-    for trace in surfaces.data:
-        figure.add_trace(trace, 1, 2).data[-1].update(
-            showlegend=False,
-            legendgroup=trace.name,
-            opacity=0.6 if len(surfaces.data) == 1 else trace.opacity,
-        )
-    x, y, z = lines.astype(np.float32)
-    figure.add_scatter3d(
-        x=x,
-        y=y,
-        z=z,
-        mode="lines",
-        line=dict(color="#000000", width=5),
-        hoverinfo="skip",
-        showlegend=False,
-        row=1,
-        col=2,
-    )
-    figure.update_scenes(
-        {
-            key: value
-            for key, value in surfaces.layout.scene.to_plotly_json().items()
-            if key != "domain"
-        }
-    )
-    eye, (left, _), (low, _) = (
-        dict(x=0.73, y=-1.9, z=0.84),
-        figure.layout.scene.domain.x,
-        figure.layout.scene.domain.y,
-    )
-    figure.update_scenes(camera_eye=eye, domain_x=(left - 0.08, 1), domain_y=(low - 0.09, 1))
 
 # %% ../../nbs/handbook/volume_browser.ipynb #901f49f3
 def clicked_voxel(
@@ -174,11 +160,25 @@ def clicked_voxel(
     shape: tuple,  # (X, Y, Z)
     spacing: tuple | None = None,  # as in the figure
 ) -> tuple:  # (x, y, z) voxel
-    "The voxel that a click into a plane means."
-    found, (step, _) = list(at), axis_scale(spacing)
-    for moved, place in zip([a for a in range(3) if a != axis], (across, down)):
-        found[moved] = int(np.clip(np.rint(place / step[moved]), 0, shape[moved] - 1))
-    return tuple(found)
+    "The voxel of a click into a plane."
+    voxel = list(at)
+    step, _ = axis_scale(spacing)
+    others = [a for a in range(3) if a != axis]
+    for a, coordinate in zip(others, (across, down)):
+        voxel[a] = int(np.clip(np.rint(coordinate / step[a]), 0, shape[a] - 1))
+    return tuple(voxel)
+
+
+def _window_sliders(image):
+    "Sliders of level and width around the usual window."
+    low, high = intensity_window(image)
+    reach = high - low
+    level = dict(min=low - reach / 2, max=high + reach / 2, step=reach / 50)
+    width = dict(min=reach / 20, max=2 * reach, step=reach / 20)
+    return (
+        FloatSlider((low + high) / 2, continuous_update=False, **level),
+        FloatSlider(reach, continuous_update=False, **width),
+    )
 
 
 def volume_browser(
@@ -189,40 +189,35 @@ def volume_browser(
 ) -> (
     VBox
 ):  # sliders x, y, z, level, width, menu fill, slider opacity, figure, one line for an error
-    "The volume browser: `browser_figure` behind its controls; a click into a plane moves the crosshair."
-    masks, (low, high) = named_masks(truth, prediction, image.shape), intensity_window(image)
-    surfaces, reach = surface_figure(masks, spacing), high - low
-    places = {
-        name: IntSlider(count // 2, 0, count - 1, continuous_update=False)
-        for name, count in zip("xyz", image.shape)
-    }
-    level = FloatSlider(
-        (low + high) / 2,
-        min=low - reach / 2,
-        max=high + reach / 2,
-        step=reach / 50,
-        continuous_update=False,
-    )
-    width = FloatSlider(
-        reach, min=reach / 20, max=2 * reach, step=reach / 20, continuous_update=False
-    )
-    menu = Dropdown(
-        options=[fill for fill in OVERLAYS if fill in ("nothing", *masks) or len(masks) == 2]
-    )
-    draw = lambda x, y, z, **how: browser_figure(
-        image, truth, prediction, (x, y, z), spacing=spacing, surfaces=surfaces, **how
-    )
+    "`browser_figure` behind its controls; a click into a plane moves the crosshair."
+    masks = named_masks(truth, prediction, image.shape)
+    surfaces = surface_figure(masks, spacing)
+    places = {}
+    for name, side in zip("xyz", image.shape):
+        places[name] = IntSlider(side // 2, 0, side - 1, continuous_update=False)
+    level, width = _window_sliders(image)
+    fills = [fill for fill in OVERLAYS if fill in ("nothing", *masks) or len(masks) == 2]
+
+    def draw(x, y, z, **how):
+        at = (x, y, z)
+        return browser_figure(
+            image, truth, prediction, at, spacing=spacing, surfaces=surfaces, **how
+        )
+
     box = interactive_figure(
         draw,
         **places,
         level=level,
         width=width,
-        fill=menu,
+        fill=Dropdown(options=fills),
         opacity=FloatSlider(0.5, min=0, max=1, step=0.1, continuous_update=False),
     )
-    for grey, axis in zip(box.children[-2].data[:: 2 + len(masks)], _CELLS):
-        voxel = lambda across, down, axis=axis: clicked_voxel(
-            axis, across, down, [place.value for place in places.values()], image.shape, spacing
-        )
-        on_click(grey, places.values(), voxel)
+
+    def voxel_at(axis, across, down):
+        at = [place.value for place in places.values()]
+        return clicked_voxel(axis, across, down, at, image.shape, spacing)
+
+    planes = box.children[-2].data[:: 2 + len(masks)]
+    for plane, axis in zip(planes, _CELLS):
+        on_click(plane, places.values(), partial(voxel_at, axis))
     return box

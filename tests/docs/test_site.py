@@ -34,13 +34,21 @@ def test_the_site_shows_figures_and_asks_nothing_of_the_network(tmp_path, page):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     for html in tmp_path.rglob("*.html"):
-        assert not re.findall(
-            r"<(?:script|link)[^>]+(?:src|href)=\"https?:", html.read_text(encoding="utf-8")
-        ), html
+        text = html.read_text(encoding="utf-8")
+        assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=\"https?:", text), html
     assert "entropy_map" in (tmp_path / "api/losses.entropy.html").read_text(encoding="utf-8")
     page.goto(f"file://{tmp_path}/lessons/04_structure/01_entropy.html")
     page.wait_for_selector(".js-plotly-plot .main-svg")
-    assert page.locator("math").count() and page.get_by_role("link", name="Schedules").count()
+    assert page.locator("math").count()
+    chapters = page.locator(".sidebar-tree .caption").all_text_contents()
+    assert [title.strip() for title in chapters] == [
+        "Start",
+        "3 Mean teacher",
+        "4 Structure",
+        "API",
+    ]
+    for target in ("../03_mean_teacher/03_schedules.html", "../../api/losses.html"):
+        assert page.locator(f'.sidebar-tree a[href="{target}"]').count() == 1
 
 
 def test_an_app_answers(tmp_path, page):
