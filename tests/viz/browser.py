@@ -1,4 +1,8 @@
-"""What the browser tests share: a JupyterLab or Voila server without the user's settings, and a headless Chromium."""
+"""What browser tests share: a headless Chromium, Jupyter servers without the user's settings.
+
+`lab` serves notebooks to be run and `server` any Jupyter program; `answers` moves the controls of a
+figure as a reader does.
+"""
 
 import json
 import os
@@ -27,16 +31,24 @@ OPTIONS = [
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
     "--ignore-gpu-blocklist",
-]  # 3D without a GPU
-STATE = """box => JSON.stringify([...box.querySelectorAll('.js-plotly-plot')].map(g =>
-    [g.data, g.layout.title, g.layout.shapes, g.layout.annotations]), (key, value) =>
-    value instanceof ArrayBuffer ? [...new Uint8Array(value)]
-    : value instanceof DataView ? [...new Uint8Array(value.buffer, value.byteOffset, value.byteLength)]
-    : ArrayBuffer.isView(value) ? [...value].map(String) : value)"""
+]  # the last four: 3D without a GPU
+# All that a box of figures shows, as text; typed arrays and buffers as lists of numbers.
+STATE = """box => {
+    const plain = (key, value) => {
+        if (value instanceof ArrayBuffer) return [...new Uint8Array(value)];
+        if (value instanceof DataView)
+            return [...new Uint8Array(value.buffer, value.byteOffset, value.byteLength)];
+        return ArrayBuffer.isView(value) ? [...value].map(String) : value;
+    };
+    const figures = [...box.querySelectorAll('.js-plotly-plot')];
+    return JSON.stringify(figures.map(figure => [
+        figure.data, figure.layout.title, figure.layout.shapes, figure.layout.annotations
+    ]), plain);
+}"""
 
 
 def free_port():
-    "A port that nobody listens on, below the range from which the system serves programs that ask for any port."
+    "A free port, below the range that the system hands to programs without a fixed port."
     for port in range(20000 + os.getpid() % 10000, 32768):
         with socket.socket() as trial:
             try:
@@ -74,9 +86,8 @@ def server(module, folder, own, *arguments, **variables):
         try:
             end = time.monotonic() + 600
             while True:
-                assert running.poll() is None and time.monotonic() < end, (
-                    own / "server.log"
-                ).read_text()
+                serving = running.poll() is None and time.monotonic() < end
+                assert serving, (own / "server.log").read_text()
                 with socket.socket() as trial:
                     if trial.connect_ex(("127.0.0.1", port)) == 0:
                         break
@@ -94,17 +105,14 @@ def server(module, folder, own, *arguments, **variables):
 def lab(folder, own):
     "Address of a JupyterLab that renders cells outside the view too and asks nothing."
     own.mkdir(parents=True, exist_ok=True)
-    (own / "overrides.json").write_text(
-        json.dumps(
-            {
-                "@jupyterlab/apputils-extension:notification": {
-                    "fetchNews": "false",
-                    "checkForUpdates": False,
-                },
-                "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
-            }
-        )
-    )
+    overrides = {
+        "@jupyterlab/apputils-extension:notification": {
+            "fetchNews": "false",
+            "checkForUpdates": False,
+        },
+        "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+    }
+    (own / "overrides.json").write_text(json.dumps(overrides))
     with server(
         "jupyterlab",
         folder,
@@ -130,37 +138,47 @@ def lab(folder, own):
 def stop_kernels(address):
     "Frees the memory of notebooks that are done with."
     with urllib.request.urlopen(address + "/api/kernels", timeout=30) as listed:
-        for kernel in json.load(listed):
-            urllib.request.urlopen(
-                urllib.request.Request(f"{address}/api/kernels/{kernel['id']}", method="DELETE"),
-                timeout=30,
-            ).close()
+        kernels = [kernel["id"] for kernel in json.load(listed)]
+    for kernel in kernels:
+        request = urllib.request.Request(f"{address}/api/kernels/{kernel}", method="DELETE")
+        urllib.request.urlopen(request, timeout=30).close()
+
+
+def drag(page, slider):
+    "Moves the handle of a slider into its other half."
+    handle, track = slider.locator(".noUi-handle").first, slider.locator(".noUi-base").first
+    handle.scroll_into_view_if_needed()
+    h, t = handle.bounding_box(), track.bounding_box()
+    x, y = h["x"] + h["width"] / 2, h["y"] + h["height"] / 2
+    in_right_half = x > t["x"] + t["width"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(t["x"] + t["width"] * (0.25 if in_right_half else 0.75), y, steps=4)
+    page.mouse.up()
 
 
 def moves(page, box):
-    "Moves one control of a box after the other, until one is done that could be moved; yields after each."
+    "Moves the controls of a box one after the other; yields after each."
     for slider in box.locator(".widget-slider").all():
-        handle, track = slider.locator(".noUi-handle").first, slider.locator(".noUi-base").first
-        handle.scroll_into_view_if_needed()
-        h, t = handle.bounding_box(), track.bounding_box()
-        x, y = h["x"] + h["width"] / 2, h["y"] + h["height"] / 2
-        page.mouse.move(x, y)
-        page.mouse.down()
-        page.mouse.move(
-            t["x"] + t["width"] * (0.25 if x > t["x"] + t["width"] / 2 else 0.75), y, steps=4
-        )
-        page.mouse.up()
+        drag(page, slider)
         yield
     for menu in box.locator(".widget-dropdown select").all():
         menu.select_option(index=1 if menu.evaluate("m => m.selectedIndex") == 0 else 0)
         yield
 
 
-def answers(page, box):
-    "Whether some control of the box changes its figure, once that has come to rest; no error may stand below it."
-    before = None
-    while before != (before := box.evaluate(STATE)):
+def wait_until_at_rest(page, box):
+    "What a box shows once that no longer changes."
+    before, now = None, box.evaluate(STATE)
+    while now != before:
         page.wait_for_timeout(500)
+        before, now = now, box.evaluate(STATE)
+    return now
+
+
+def answers(page, box):
+    "Whether a control of the box changes its figure without an error below it."
+    before = wait_until_at_rest(page, box)
     for _ in moves(page, box):
         for _ in range(240):  # at most a minute; it takes a moment
             page.wait_for_timeout(250)

@@ -1,5 +1,9 @@
-"""Every notebook with a control, in JupyterLab in a headless Chromium: all cells run, a control of every figure is moved, the figure follows."""
+"""Every notebook with a control, in JupyterLab in a headless Chromium.
 
+All cells run, a control of every figure is moved, and the figure follows.
+"""
+
+import ast
 import json
 import re
 from configparser import ConfigParser
@@ -16,39 +20,70 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: apt-get install chromium)"),
 ]
-MAKES = re.compile(
-    r"^(?!def )\s*(\w+) = (?:\w*explore|browse|\w+_explorer|\w+_lab)\(", re.MULTILINE
-)
+TRACEBACK = "Traceback (most recent call last)"
+ENDED = f"""() => [...document.querySelectorAll('.jp-OutputArea pre')].some(pre =>
+    pre.innerText.trim() === 'ALL-DONE' || pre.innerText.includes('{TRACEBACK}'))"""
+
+
+def makers_of_controls():
+    "Names of the library's functions that return controls with their figure."
+    makers = set()
+    for path in ROOT.glob("lgermt/viz/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            returns = isinstance(node, ast.FunctionDef) and node.returns
+            if returns and ast.unparse(returns) == "VBox":
+                makers.add(node.name)
+    return makers
+
+
+MAKERS = makers_of_controls()
+
+
+def shows_controls(cell):
+    "Whether a cell makes controls, `name = maker(...)`, and ends with that name."
+    statements = ast.parse("".join(cell["source"])).body
+    if not statements or not isinstance(statements[-1], ast.Expr):
+        return False
+    shown = ast.unparse(statements[-1].value)
+    return any(
+        isinstance(statement, ast.Assign)
+        and ast.unparse(statement.targets[0]) == shown
+        and isinstance(statement.value, ast.Call)
+        and ast.unparse(statement.value.func) in MAKERS
+        for statement in statements
+    )
 
 
 def shown_controls(path):
-    "How many boxes of controls a notebook leaves on the page: cells that make one and end with its name."
-    count = 0
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        text = "".join(cell["source"])
-        if cell["cell_type"] == "code" and "#| export" not in text:
-            count += sum(text.rstrip().endswith("\n" + name) for name in MAKES.findall(text))
-    return count
+    "How many boxes of controls a notebook leaves on the page."
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return sum(shows_controls(cell) for cell in cells if cell["cell_type"] == "code")
 
 
 NOTEBOOKS = {
-    path: count
+    path: shown_controls(path)
     for path in sorted(ROOT.glob("nbs/**/*.ipynb"))
-    if ".ipynb_checkpoints" not in path.parts and (count := shown_controls(path))
+    if ".ipynb_checkpoints" not in path.parts
 }
+NOTEBOOKS = {path: count for path, count in NOTEBOOKS.items() if count}
+
+
+def is_skipped(text):
+    "Whether a cell carries a flag that tests skip, or exports."
+    flags = re.findall(r"^#\| (\w+)", text, re.MULTILINE)
+    return bool(FLAGS & set(flags)) or "nbdev_export()" in text
 
 
 def runnable(path):
-    "A notebook without outputs, skipped cells and the export, with a last cell that says it was reached."
+    "A notebook without outputs, skipped cells and the export; its last cell says it was reached."
     notebook = json.loads(path.read_text(encoding="utf-8"))
     cells = []
     for cell in notebook["cells"]:
-        text = "".join(cell["source"])
-        if cell["cell_type"] != "code" or not (
-            FLAGS & set(re.findall(r"^#\| (\w+)", text, re.MULTILINE)) or "nbdev_export()" in text
-        ):
-            cells.append({**cell, "outputs": []} if cell["cell_type"] == "code" else cell)
-    done = dict(
+        if cell["cell_type"] != "code":
+            cells.append(cell)
+        elif not is_skipped("".join(cell["source"])):
+            cells.append({**cell, "outputs": []})
+    reached = dict(
         cell_type="code",
         id="done",
         metadata={},
@@ -56,7 +91,7 @@ def runnable(path):
         outputs=[],
         source='print("ALL" + "-DONE")',
     )
-    return json.dumps({**notebook, "cells": cells + [done]})
+    return json.dumps({**notebook, "cells": [*cells, reached]})
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +99,11 @@ def jupyter(tmp_path_factory):
     "One JupyterLab for all notebooks, on copies: it saves what it opens."
     root = tmp_path_factory.mktemp("notebooks")
     (root / "results").symlink_to(ROOT / "results")  # some lessons draw stored runs
-    folder = root / "nbs" / "chapter"
-    folder.mkdir(parents=True)
+    folder = root / "nbs"
     for path in NOTEBOOKS:
-        (folder / path.name).write_text(runnable(path), encoding="utf-8")
+        copy = root / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(runnable(path), encoding="utf-8")
     with lab(folder, tmp_path_factory.mktemp("jupyter")) as address:
         yield address
 
@@ -82,9 +118,10 @@ def browser():
 
 
 def test_the_scan_finds_notebooks():
-    assert {"widgets", "volume_browser", "03_affinity_explorer", "03_metrics_lab"} <= {
-        path.stem for path in NOTEBOOKS
-    }
+    assert {"interactive_figure", "volume_browser", "affinity_explorer", "metrics_lab"} <= MAKERS
+    names = {path.stem for path in NOTEBOOKS}
+    assert names >= {"widgets", "volume_browser", "03_affinity_explorer", "03_metrics_lab"}
+    assert names >= {"01_vnet", "02_affinity", "06_method_comparison"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -92,7 +129,7 @@ def test_figures_follow_their_controls(path, jupyter, browser, tmp_path):
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.set_default_timeout(900_000)
     try:
-        page.goto(f"{jupyter}/lab/tree/{path.name}?reset")
+        page.goto(f"{jupyter}/lab/tree/{path.relative_to(ROOT / 'nbs').as_posix()}?reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
         page.wait_for_selector("#jupyterlab-splash", state="detached")
         page.locator("#jp-main-statusbar").get_by_text(
@@ -100,11 +137,8 @@ def test_figures_follow_their_controls(path, jupyter, browser, tmp_path):
         ).wait_for()  # earlier, "Run All" runs nothing
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.wait_for_function("""() => [...document.querySelectorAll('.jp-OutputArea pre')].some(
-            p => p.innerText.trim() === 'ALL-DONE' || p.innerText.includes('Traceback (most recent call last)'))""")
-        errors = page.locator(".jp-OutputArea pre").filter(
-            has_text="Traceback (most recent call last)"
-        )
+        page.wait_for_function(ENDED)
+        errors = page.locator(".jp-OutputArea pre").filter(has_text=TRACEBACK)
         assert errors.count() == 0, errors.first.inner_text()[-1500:]
         boxes = page.locator(".jp-OutputArea .widget-vbox:has(.js-plotly-plot)")
         boxes.first.wait_for()
