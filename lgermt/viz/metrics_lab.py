@@ -25,7 +25,7 @@ from lgermt.evaluation.metrics import (
 from lgermt.viz.figures import (
     COLORS,
     axis_scale,
-    centre_of,
+    centre_voxel,
     draw_plane,
     intensity_window,
     mask_mesh,
@@ -183,7 +183,7 @@ def metrics_lab_figure(
     _, unit = axis_scale(spacing)
     shape = np.shape(truth)
     image = np.zeros(shape, np.float32) if image is None else image
-    index = centre_of(truth, shape)[2] if index is None else index
+    index = centre_voxel(shape, truth)[2] if index is None else index
     masks = {"truth": truth, "prediction": prediction}
     figure = make_subplots(
         2,
@@ -259,5 +259,5 @@ def metrics_lab(
         shift_z=_slider(-8, 8),
         island=_slider(0, 8),
         side=Dropdown(options=["truth", "prediction"]),
-        index=_slider(0, truth.shape[2] - 1, centre_of(truth, truth.shape)[2]),
+        index=_slider(0, truth.shape[2] - 1, centre_voxel(truth.shape, truth)[2]),
     )

@@ -6,8 +6,8 @@
 __all__ = ['TABLE_HTML', 'NON_LOSS_COLUMNS', 'REPORT_CSS', 'PAGE_HTML', 'REPORT_INTRODUCTION', 'SCORES_HTML', 'SURFACE_HTML',
            'SETTINGS_HTML', 'CASES_INTRODUCTION', 'CASES_HTML', 'CARD_HTML', 'PICTURE_HTML', 'FIGURE_HTML', 'html_row',
            'metrics_table', 'is_number', 'finite_mean', 'log_columns', 'report_curves', 'emphasize_total_loss',
-           'html_page', 'figure_html', 'centre_voxel', 'case_figures', 'report_html', 'training_report', 'enlarge',
-           'thumbnail', 'thumbnails', 'case_numbers', 'cases_html', 'ablation_figure', 'cases_figure', 'figures_html']
+           'html_page', 'figure_html', 'case_figures', 'report_html', 'training_report', 'enlarge', 'thumbnail',
+           'thumbnails', 'case_numbers', 'cases_html', 'ablation_figure', 'cases_figure', 'figures_html']
 
 # %% ../../nbs/handbook/report.ipynb #2cd929fa
 import base64
@@ -28,6 +28,7 @@ from lgermt.viz.figures import (
     COLORS,
     bar_figure,
     box_figure,
+    centre_voxel,
     curve_figure,
     intensity_window,
     slice_figure,
@@ -215,19 +216,6 @@ def figure_html(
     )
 
 
-def centre_voxel(
-    image: np.ndarray,  # (X, Y, Z)
-    masks: dict,  # name -> (X, Y, Z) mask
-) -> list:  # x, y, z of a voxel
-    "The middle of the first mask that is not empty, or of the scan."
-    voxels = [np.arange(side) for side in image.shape]
-    for mask in masks.values():
-        if np.any(mask):
-            voxels = np.nonzero(mask)
-            break
-    return [int(np.rint(along_axis.mean())) for along_axis in voxels]
-
-
 def case_figures(
     image: np.ndarray,  # (X, Y, Z)
     truth: np.ndarray | None,  # (X, Y, Z) mask, or None
@@ -237,7 +225,7 @@ def case_figures(
     "The figures of one case, through the middle of the truth or of the prediction."
     masks = {"truth": truth, "prediction": prediction}
     masks = {name: mask for name, mask in masks.items() if mask is not None}
-    at, window = centre_voxel(image, masks), intensity_window(image)
+    at, window = centre_voxel(image.shape, truth, prediction), intensity_window(image)
     slices = []
     for axis in (2, 1, 0):
         figure = slice_figure(image, at[axis], axis, truth, prediction, window, spacing)
@@ -333,7 +321,7 @@ def thumbnails(
 ) -> list:  # three pictures: across z, y and x
     "Three planes through the middle of the first mask that is not empty, or of the scan."
     masks = {name: mask for name, mask in masks.items() if mask is not None}
-    at, window = centre_voxel(image, masks), intensity_window(image)
+    at, window = centre_voxel(image.shape, *masks.values()), intensity_window(image)
     pictures = []
     for axis in (2, 1, 0):
         plane = image.take(at[axis], axis)
