@@ -1,7 +1,8 @@
-"""`make lessons`: runs notebooks in place the way their outputs are stored; `--stored` only tidies what is stored.
+"""`make lessons`: runs notebooks in place and stores their outputs; `--stored` tidies them only.
 
-Outputs that only a running kernel can fill (widgets) are removed. Every plotly figure gets a palette PNG beside it, for
-readers whose page shows no plotly; that takes Chromium. Where both do not fit into the file, the PNG stays.
+Widgets are removed, since only a running kernel can fill them. Every plotly figure gets a PNG
+beside it, for pages that show no plotly (needs Chromium). Where the file would grow too large,
+the PNG stays alone.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def text_of(notebook: dict) -> str:
 
 
 def add_pictures(notebook: dict) -> None:
-    "A PNG beside every plotly figure; while the file is too large, the heaviest figure keeps its picture alone. In place."
+    "A PNG beside every plotly figure; too large a file loses its heaviest figures. In place."
     live = [
         output["data"]
         for cell in notebook["cells"]

@@ -1,4 +1,4 @@
-"""What all tests share: scans, a finished run, and the flags of notebook cells that are skipped otherwise."""
+"""What all tests share: scans, a finished run, and the option for flagged notebook cells."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""What several tests use: a tiny training, commands run in this process or in one of their own, comparisons bit for bit."""
+"""What several tests use: a tiny training, commands, comparisons bit for bit."""
 
 import contextlib
 import importlib

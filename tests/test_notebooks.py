@@ -1,4 +1,4 @@
-"""Every notebook from top to bottom in a process of its own, by nbdev_test (settings.ini names the flags it skips)."""
+"""Every notebook from top to bottom, by nbdev_test in a process of its own."""
 
 import os
 import subprocess

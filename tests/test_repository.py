@@ -1,4 +1,4 @@
-"""The repository as a whole: export and README in step with the notebooks, notebooks fit to be read, style and layers."""
+"""The repository as a whole: export, README, notebooks, style, layers and imports."""
 
 import ast
 import dataclasses
