@@ -204,12 +204,15 @@ class Trainer:
 
     def predict(
         self,
-        context: StepContext,  # of `make_context`; gets p_t, logits and p_s
+        context: StepContext,  # of `make_context`; gets mixed, p_t, logits and p_s
     ) -> None:
-        "The passes of teacher and student. Intensity augmentation is the student's alone."
-        if self.method.teacher_input:
-            context.p_t = context.teacher(self.method.teacher_input(context))
-        images = self.method.student_input(context)
+        "Mixes, asks teacher and student. Intensity augmentation is the student's alone."
+        method = self.method
+        if method.mix:
+            context.mixed = method.mix(context)
+        if method.teacher_input:
+            context.p_t = context.teacher(method.teacher_input(context))
+        images = method.student_input(context)
         if self.config.augmentation in ("intensity", "both"):
             images = context.perturb(random_intensity(images, context.generator))
         context.logits = context.student(images)
@@ -245,6 +248,8 @@ class Trainer:
     ) -> dict[str, Tensor]:  # 0-d: every auxiliary term before its weight
         "One step of the further networks; the student's predictions are constants."
         context = replace(context, logits=context.logits.detach(), p_s=context.p_s.detach())
+        if self.method.before_auxiliary_step:
+            self.method.before_auxiliary_step(context)
         scales = TERM_SCALES[self.config.preset]
         loss, values = total_loss(self.method.auxiliary_terms, context, ramp, scales)
         # the student's loss may have left gradients in these networks, too
