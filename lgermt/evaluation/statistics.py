@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats import rankdata, wilcoxon
 
 from .metrics import METRICS
+from ..training.config import upgrade_settings
 from ..training.methods import METHODS
 
 # %% ../../nbs/handbook/statistics.ipynb #e31ade75
@@ -45,6 +46,8 @@ def read_results(
 ) -> list[dict]:  # by annotation count, then in the order of the paper's table, then by seed
     "All runs of a comparison."
     results = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*_*_*.json"))]
+    for result in results:
+        result["settings"] = upgrade_settings(result["settings"])
     order = list(METHODS)
 
     def place(result):
