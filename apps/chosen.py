@@ -1,4 +1,4 @@
-"""What the apps show: a short training on the phantom, or the run whose folder is in the environment variable RUN."""
+"""What the apps show: a short training on phantoms, or the run whose folder is in RUN."""
 
 import os
 from pathlib import Path
@@ -18,8 +18,9 @@ SIDES = (64, 64, 48)  # of the part of a scan that the explorers show, at most
 
 
 def run_folder() -> Path | None:
-    "The folder asked for, or None."
-    return Path(os.environ["RUN"]) if os.environ.get("RUN") else None
+    "The folder in the environment variable RUN, or None."
+    folder = os.environ.get("RUN")
+    return Path(folder) if folder else None
 
 
 def first_scan(config: TrainConfig) -> Volume:
@@ -29,38 +30,37 @@ def first_scan(config: TrainConfig) -> Volume:
 
 def around(label: np.ndarray, sides: tuple = SIDES) -> tuple:
     "Slices of a part of a scan around the middle of its annotation."
-    middle = [int(axis.mean()) for axis in np.nonzero(label)]
-    starts = [
-        max(0, min(m - side // 2, length - side))
-        for m, side, length in zip(middle, sides, label.shape)
-    ]
-    return tuple(slice(start, start + side) for start, side in zip(starts, sides))
+    slices = []
+    for voxels, side, length in zip(np.nonzero(label), sides, label.shape):
+        start = int(voxels.mean()) - side // 2
+        start = max(0, min(start, length - side))
+        slices.append(slice(start, start + side))
+    return tuple(slices)
 
 
 def chosen_run() -> ToyRun:
-    "What student and teacher say of a patch."
-    if (folder := run_folder()) is None:
+    "Predictions of student and teacher for a patch."
+    folder = run_folder()
+    if folder is None:
         return train_toy_run()
-    networks = [
-        load_model(folder / "last.pt", torch.device("cpu"), name) for name in ("student", "teacher")
-    ]
-    config = networks[0][1]
+    checkpoint, cpu = folder / "last.pt", torch.device("cpu")
+    student, config = load_model(checkpoint, cpu, "student")
+    teacher, _ = load_model(checkpoint, cpu, "teacher")
     scan = first_scan(config)
     part = around(scan.label)
-    image = np.ascontiguousarray(scan.image)
-    with torch.inference_mode():
-        p_s, p_t = (
-            sliding_window(model, torch.from_numpy(image), config.patch, config.patch)[
-                (slice(None), *part)
-            ].clone()
-            for model, _ in networks
-        )
+    image = torch.from_numpy(np.ascontiguousarray(scan.image))
+    predictions = []
+    for model in (student, teacher):
+        p = sliding_window(model, image, config.patch, config.patch)
+        predictions.append(p[(slice(None), *part)])
+    p_s, p_t = predictions
     return ToyRun(p_s, p_t, scan.label[part], scan.image[part])
 
 
 def chosen_scan() -> tuple:
     "Image, annotation and spacing (mm) of a scan."
-    if (folder := run_folder()) is None:
+    folder = run_folder()
+    if folder is None:
         spacing = (1.9, 1.7, 1.25)
         image, truth = make_phantom((0, 0), (64, 56, 48), spacing)
         return np.asarray(image), np.asarray(truth), spacing

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['tile_corners', 'block_containing', 'to_percent_int8', 'affinity_matrix', 'affinity_row', 'block_losses',
-           'add_heatmap', 'colorbar_style', 'location_panel', 'voxels_by_class', 'row_panels', 'matrix_panels',
-           'affinity_figure', 'default_voxel', 'affinity_explorer']
+           'add_heatmap', 'colorbar_style', 'add_line', 'location_panel', 'voxels_by_class', 'row_panels',
+           'matrix_panels', 'add_comparison', 'add_loss_bars', 'affinity_figure', 'default_voxel', 'affinity_explorer']
 
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #16165071
 from functools import partial
@@ -28,7 +28,7 @@ def tile_corners(
     sides: tuple,  # X, Y, Z of the patch
     size: int,  # side of a block
 ) -> list:  # corners (x, y, z); z runs fastest
-    "Corners of all blocks a patch divides into."
+    "Corners of all blocks that a patch is divided into."
     return list(product(*(range(0, side - size + 1, size) for side in sides)))
 
 
@@ -37,16 +37,18 @@ def block_containing(
     sides: tuple,  # X, Y, Z of the patch
     size: int,  # side of a block
 ) -> tuple:  # number of the block, as in `tile_corners`; x, y, z inside it
-    "The block that holds a voxel; for one behind the last block the nearest voxel there."
+    "The block that holds a voxel; for a voxel behind the last block the nearest one in it."
     counts = np.floor_divide(sides, size)
-    place = np.minimum(voxel, counts * size - 1)
-    return int(np.ravel_multi_index(place // size, counts)), *map(int, place % size)
+    nearest = np.minimum(voxel, counts * size - 1)
+    number = int(np.ravel_multi_index(nearest // size, counts))
+    x, y, z = (int(place) for place in nearest % size)
+    return number, x, y, z
 
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #b98c769c
 def to_percent_int8(
     values: Tensor,  # -1 to 1
 ) -> np.ndarray:  # int8, -100 to 100
-    "Whole percentages, light enough to be sent to a browser at every move."
+    "Whole percentages; 8 bits keep the data that goes to a browser small."
     return values.mul(100).round().clamp(-100, 100).numpy().astype(np.int8)
 
 
@@ -54,7 +56,7 @@ def affinity_matrix(
     p: Tensor,  # (1, C, x, y, z) probabilities of a block
     chosen: np.ndarray,  # K numbers of voxels, in the order of the picture
 ) -> Tensor:  # (K, K) affinities, 0 to 1
-    "Rows and columns of a block's affinity matrix."
+    "The affinity matrix (Eq. 3) of some voxels of a block."
     return affinity_map(p.flatten(2)[..., chosen])[0]
 
 
@@ -62,22 +64,26 @@ def affinity_row(
     p: Tensor,  # (1, C, X, Y, Z) probabilities
     voxel: tuple,  # x, y, z
 ) -> Tensor:  # (X, Y) affinities to that voxel in the slice at its z
-    "A part of one row of the affinity matrix, in its place."
-    slab = p[..., voxel[2]]
-    u = unit_vectors(slab)[0]
-    return (u.T @ u.unflatten(1, slab.shape[2:])[:, voxel[0], voxel[1]]).view(slab.shape[2:])
+    "A voxel's row of the affinity matrix, as a picture of the voxel's slice."
+    x, y, z = voxel
+    plane = p[..., z]
+    sides = plane.shape[2:]
+    vectors = unit_vectors(plane)[0]  # (C, X * Y)
+    chosen = vectors.unflatten(1, sides)[:, x, y]
+    return (vectors.T @ chosen).view(sides)
 
 
 def block_losses(
     p_s: Tensor,  # (1, C, X, Y, Z) student's probabilities
     p_t: Tensor,  # same shape, teacher's
     size: int,  # side of a block
-) -> list:  # one number a block, in the order of `tile_corners`
+) -> list:  # one number per block, in the order of `tile_corners`
     "Eq. 3 for every block of a patch."
-    return [
-        affinity_loss(extract_blocks(p_s, [c], size), extract_blocks(p_t, [c], size)).item()
-        for c in tile_corners(p_s.shape[2:], size)
-    ]
+    losses = []
+    for corner in tile_corners(p_s.shape[2:], size):
+        blocks = [extract_blocks(p, [corner], size) for p in (p_s, p_t)]
+        losses.append(affinity_loss(*blocks).item())
+    return losses
 
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #3cc0dc4f
 def add_heatmap(
@@ -89,7 +95,7 @@ def add_heatmap(
     line: tuple | None = None,  # x and y of a line on top
     start: tuple = (0, 0),  # position of the first value
 ) -> None:
-    "One heat map with a line, square pixels, the first axis from left to right and the second downwards."
+    "One heat map with a line on top; first axis to the right, second downwards, square pixels."
     figure.add_heatmap(
         z=np.ascontiguousarray(values.T),
         x0=start[0],
@@ -128,15 +134,22 @@ def add_heatmap(
 def colorbar_style(
     title: str,  # what the colours mean, with the unit
     **place,  # x, y, len, ... of plotly's colour bars
-) -> dict:  # a colour bar
+) -> dict:  # settings of a plotly colour bar
     "A thin colour bar with its title along it."
-    return dict(
-        title=dict(text=title, side="top" if place.get("orientation") == "h" else "right"),
-        thickness=12,
-        **place,
-    )
+    side = "top" if place.get("orientation") == "h" else "right"
+    return dict(title=dict(text=title, side=side), thickness=12, **place)
 
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #fc01d245
+def add_line(
+    figure: go.Figure,  # made by make_subplots; changed in place
+    x: np.ndarray,
+    y: np.ndarray,
+    **style,  # of plotly's scatter
+) -> None:
+    "A line or marker in the first panel, without legend and hover text."
+    figure.add_scatter(x=x, y=y, showlegend=False, hoverinfo="skip", row=1, col=1, **style)
+
+
 def location_panel(
     figure: go.Figure,  # made by make_subplots; changed in place
     run: ToyRun,
@@ -144,9 +157,10 @@ def location_panel(
     corner: tuple,  # of the chosen block
     size: int,  # its side
 ) -> None:
-    "First panel: a slice, the truth's outline (blue), the chosen block (orange), the chosen voxel (cross)."
+    "First panel: a slice, the true outline (blue), the block (orange), the voxel (cross)."
+    x, y, z = voxel
     figure.add_heatmap(
-        z=to_uint8(run.image)[..., voxel[2]].T,
+        z=to_uint8(run.image)[..., z].T,
         zmin=0,
         zmax=255,
         colorscale="gray",
@@ -155,42 +169,17 @@ def location_panel(
         row=1,
         col=1,
     )
-    line = contour(run.label[..., voxel[2]].T)
-    edges = [
-        np.array(corner[axis]) - 0.5 + size * np.array(edge)
-        for axis, edge in enumerate(((0, 1, 1, 0, 0), (0, 0, 1, 1, 0)))
-    ]
-    for (x, y), color in ((line, COLORS["truth"]), (edges, COLORS["prediction"])):
-        figure.add_scatter(
-            x=x,
-            y=y,
-            mode="lines",
-            line=dict(color=color, width=3),
-            showlegend=False,
-            hoverinfo="skip",
-            row=1,
-            col=1,
-        )
-    figure.add_scatter(
-        x=[voxel[0]],
-        y=[voxel[1]],
-        mode="markers",
-        marker=dict(symbol="x", size=10, color=COLORS["error"]),
-        showlegend=False,
-        hoverinfo="skip",
-        row=1,
-        col=1,
-    )
-    figure.update_xaxes(constrain="domain", showgrid=False, title="x (voxel)", row=1, col=1)
-    figure.update_yaxes(
-        autorange="reversed",
-        scaleanchor="x",
-        constrain="domain",
-        showgrid=False,
-        title="y (voxel)",
-        row=1,
-        col=1,
-    )
+    outline = contour(run.label[..., z].T)
+    left, top = corner[0] - 0.5, corner[1] - 0.5
+    right, bottom = left + size, top + size
+    square = [left, right, right, left, left], [top, top, bottom, bottom, top]
+    add_line(figure, *outline, mode="lines", line=dict(color=COLORS["truth"], width=3))
+    add_line(figure, *square, mode="lines", line=dict(color=COLORS["prediction"], width=3))
+    cross = dict(symbol="x", size=10, color=COLORS["error"])
+    add_line(figure, [x], [y], mode="markers", marker=cross)
+    style = dict(constrain="domain", showgrid=False, row=1, col=1)
+    figure.update_xaxes(title="x (voxel)", **style)
+    figure.update_yaxes(title="y (voxel)", autorange="reversed", scaleanchor="x", **style)
 
 
 def voxels_by_class(
@@ -200,9 +189,11 @@ def voxels_by_class(
     picks: int,  # how many voxels at most
 ) -> tuple:  # their numbers in the block, background first; how many of them are background
     "Evenly spread voxels of a block, sorted by class."
-    inside = extract_blocks(torch.from_numpy(label)[None, None], [corner], size).flatten().numpy()
+    x, y, z = corner
+    inside = label[x : x + size, y : y + size, z : z + size].flatten()
     order = np.argsort(inside, kind="stable")
-    chosen = order[np.linspace(0, len(order) - 1, min(picks, len(order))).round().astype(int)]
+    places = np.linspace(0, len(order) - 1, min(picks, len(order))).round().astype(int)
+    chosen = order[places]
     return chosen, int((inside[chosen] == 0).sum())
 
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #ef5479d3
@@ -212,14 +203,11 @@ def row_panels(
     voxel: tuple,  # x, y, z in the patch
     window: tuple,  # two slices: the part of the voxel's plane to show
 ) -> tuple:  # two maps, a line over them, position of their first value
-    "A voxel's row for both networks, with the truth's outline."
+    "A voxel's row for both networks, with the true outline."
+    maps = [affinity_row(p, voxel)[window] for p in networks]
     start = tuple(part.start or 0 for part in window)
-    line = contour(run.label[..., voxel[2]][window].T)
-    return (
-        [affinity_row(p, voxel)[window] for p in networks],
-        tuple(v + c for v, c in zip(line, start)),
-        start,
-    )
+    x, y = contour(run.label[..., voxel[2]][window].T)
+    return maps, (x + start[0], y + start[1]), start
 
 
 def matrix_panels(
@@ -231,14 +219,49 @@ def matrix_panels(
 ) -> tuple:  # two matrices, a cross where the atrium begins, position of their first value
     "A block's affinity matrix for both networks, voxels sorted by class."
     chosen, border = voxels_by_class(run.label, corner, size, picks)
-    across, ends = [border - 0.5] * 2, [-0.5, len(chosen) - 0.5]
-    return (
-        [affinity_matrix(extract_blocks(p, [corner], size), chosen) for p in networks],
-        (across + [None] + ends, ends + [None] + across),
-        (0, 0),
-    )
+    matrices = [affinity_matrix(extract_blocks(p, [corner], size), chosen) for p in networks]
+    at_border = [border - 0.5, border - 0.5]
+    from_to = [-0.5, len(chosen) - 0.5]
+    cross = [*at_border, None, *from_to], [*from_to, None, *at_border]
+    return matrices, cross, (0, 0)
 
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #af47e6eb
+def add_comparison(
+    figure: go.Figure,  # made by make_subplots; changed in place
+    row: int,  # 1 is the first
+    panels: tuple,  # of `row_panels` or `matrix_panels`
+    title: str,  # of the horizontal axis
+) -> None:
+    "Student, teacher and their difference in columns 2 to 4 of one row."
+    (student, teacher), line, start = panels
+    colors = ("coloraxis", "coloraxis", "coloraxis2")
+    for column, values in enumerate((student, teacher, student - teacher), 2):
+        percent = to_percent_int8(values)
+        add_heatmap(figure, percent, row, column, colors[column - 2], line, start)
+        figure.update_xaxes(title=title, row=row, col=column)
+
+
+def add_loss_bars(
+    figure: go.Figure,  # made by make_subplots; changed in place
+    losses: list,  # in thousandths, one per block
+    block: int,  # number of the chosen block
+) -> None:
+    "The loss of every block, the chosen one in orange, below the first panel."
+    colors = [COLORS["neutral"]] * len(losses)
+    colors[block] = COLORS["prediction"]
+    figure.add_bar(
+        x=list(range(len(losses))),
+        y=losses,
+        showlegend=False,
+        hovertemplate="block %{x}: %{y:.3g} / 1000<extra></extra>",
+        marker_color=colors,
+        row=2,
+        col=1,
+    )
+    figure.update_xaxes(title="block (number)", row=2, col=1)
+    figure.update_yaxes(title="loss (1/1000)", rangemode="tozero", row=2, col=1)
+
+
 def affinity_figure(
     run: ToyRun,
     iteration: int,  # one of run.iterations
@@ -246,72 +269,38 @@ def affinity_figure(
     x: int = 8,  # of the voxel inside the block, 0 to size - 1
     y: int = 8,
     z: int = 8,
-    row: str = "in the block",  # "in the block" or "in the slice": how far the voxel's row is drawn
+    row: str = "in the block",  # "in the block" or "in the slice": how far the row is drawn
     size: int = 16,  # side of a block
 ) -> go.Figure:  # two rows of four panels
     "Eq. 3 at one moment: a voxel's row, the block's matrix sorted by class, every block's loss."
-    networks, corner = run.at(iteration), tile_corners(run.label.shape, size)[block]
-    voxel = tuple(c + v for c, v in zip(corner, (x, y, z)))
-    window = (
-        tuple(slice(c, c + size) for c in corner[:2])
-        if row == "in the block"
-        else (slice(None), slice(None))
-    )
+    networks = run.at(iteration)
+    corner = tile_corners(run.label.shape, size)[block]
+    voxel = (corner[0] + x, corner[1] + y, corner[2] + z)
+    window = (slice(None), slice(None))
+    if row == "in the block":
+        window = tuple(slice(start, start + size) for start in corner[:2])
     losses = [1000 * loss for loss in block_losses(*networks, size)]
-    titles = [
-        f"slice z = {voxel[2]}",
-        f"student: row of {voxel}",
-        "teacher: the same row",
-        "student - teacher",
-        f"block {block}: loss {losses[block]:.3g} / 1000",
-        "student: matrix",
-        "teacher: matrix",
-        "student - teacher",
-    ]
+    upper = [f"slice z = {voxel[2]}", f"student: row of {voxel}", "teacher: the same row"]
+    loss = f"block {block}: loss {losses[block]:.3g} / 1000"
+    lower = [loss, "student: matrix", "teacher: matrix"]
+    titles = [*upper, "student - teacher", *lower, "student - teacher"]
     figure = make_subplots(
         2, 4, subplot_titles=titles, horizontal_spacing=0.055, vertical_spacing=0.2
     )
     location_panel(figure, run, voxel, corner, size)
-    for at, (maps, line, start) in enumerate(
-        (row_panels(run, networks, voxel, window), matrix_panels(run, networks, corner, size)), 1
-    ):
-        for column, (values, color) in enumerate(
-            zip((*maps, maps[0] - maps[1]), ("coloraxis", "coloraxis", "coloraxis2")), 2
-        ):
-            add_heatmap(figure, to_percent_int8(values), at, column, color, line, start)
-            figure.update_xaxes(title=("x (voxel)", "voxels, by class")[at - 1], row=at, col=column)
-    figure.add_bar(
-        x=list(range(len(losses))),
-        y=losses,
-        showlegend=False,
-        hovertemplate="block %{x}: %{y:.3g} / 1000<extra></extra>",
-        marker_color=[
-            COLORS["prediction" if n == block else "neutral"] for n in range(len(losses))
-        ],
-        row=2,
-        col=1,
-    )
-    figure.update_xaxes(title="block (number)", row=2, col=1).update_yaxes(
-        title="loss (1/1000)", rangemode="tozero", row=2, col=1
-    )
+    add_comparison(figure, 1, row_panels(run, networks, voxel, window), "x (voxel)")
+    add_comparison(figure, 2, matrix_panels(run, networks, corner, size), "voxels, by class")
+    add_loss_bars(figure, losses, block)
     figure.update_annotations(font_size=14)
+    affinity_bar = colorbar_style("affinity (%)", x=1.005, y=0.78, len=0.46)
+    difference_bar = colorbar_style("difference (points)", x=1.005, y=0.2, len=0.46)
     return style_figure(
         figure,
         None,
         660,
         margin=dict(l=60, r=90, t=40, b=50),
-        coloraxis=dict(
-            colorscale="Viridis",
-            cmin=0,
-            cmax=100,
-            colorbar=colorbar_style("affinity (%)", x=1.005, y=0.78, len=0.46),
-        ),
-        coloraxis2=dict(
-            colorscale="RdBu",
-            cmin=-50,
-            cmax=50,
-            colorbar=colorbar_style("difference (points)", x=1.005, y=0.2, len=0.46),
-        ),
+        coloraxis=dict(colorscale="Viridis", cmin=0, cmax=100, colorbar=affinity_bar),
+        coloraxis2=dict(colorscale="RdBu", cmin=-50, cmax=50, colorbar=difference_bar),
     )
 
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #db03d8ea
@@ -319,46 +308,48 @@ def default_voxel(
     label: np.ndarray,  # (X, Y, Z), non-zero inside
     size: int,  # side of a block
 ) -> tuple:  # number of a block; x, y, z inside it
-    "The most mixed block and a central atrium voxel of it."
-    blocks = [
-        label[x : x + size, y : y + size, z : z + size] > 0
-        for x, y, z in tile_corners(label.shape, size)
-    ]
+    "The block with the most even mixture of classes, and a central atrium voxel of it."
+    blocks = []
+    for x, y, z in tile_corners(label.shape, size):
+        blocks.append(label[x : x + size, y : y + size, z : z + size] > 0)
     number = int(np.argmin([abs(block.mean() - 0.5) for block in blocks]))
-    inside = np.argwhere(blocks[number]) if blocks[number].any() else np.array([[size // 2] * 3])
-    voxel = inside[np.linalg.norm(inside - inside.mean(0), axis=1).argmin()]
-    return number, *map(int, voxel)
+    inside = np.argwhere(blocks[number])
+    if len(inside) == 0:
+        return number, size // 2, size // 2, size // 2
+    distances = np.linalg.norm(inside - inside.mean(0), axis=1)
+    x, y, z = (int(place) for place in inside[distances.argmin()])
+    return number, x, y, z
 
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #637521cd
 def affinity_explorer(
     run: ToyRun,
     size: int = 16,  # side of a block
 ) -> VBox:  # sliders and the figure
-    "`affinity_figure` behind sliders for moment, block and voxel; a click into the slice or a row chooses the voxel."
-    corners, (number, *voxel) = tile_corners(run.label.shape, size), default_voxel(run.label, size)
+    "`affinity_figure` with sliders for moment, block and voxel; a click chooses a voxel."
+    corners = tile_corners(run.label.shape, size)
+    number, *voxel = default_voxel(run.label, size)
     slider = partial(IntSlider, min=0, continuous_update=False)
     block = slider(number, max=len(corners) - 1)
-    places = {
-        axis: slider(v, max=size - 1, description=f"{axis} in block")
-        for axis, v in zip("xyz", voxel)
-    }
-    box = interactive_figure(
-        partial(affinity_figure, run, size=size),
-        iteration=SelectionSlider(
-            options=run.iterations, value=run.iterations[-1], continuous_update=False
-        ),
-        block=block,
-        **places,
-        row=ToggleButtons(options=["in the block", "in the slice"]),
+    places = {}
+    for axis, value in zip("xyz", voxel):
+        places[axis] = slider(value, max=size - 1, description=f"{axis} in block")
+    iteration = SelectionSlider(
+        options=run.iterations, value=run.iterations[-1], continuous_update=False
     )
-    maps = [trace for trace in box.children[-2].data if trace.type == "heatmap"]
-    for trace in maps[:4]:
-        on_click(
-            trace,
-            (block, *places.values()),
-            lambda x, y: block_containing(
-                (x, y, corners[block.value][2] + places["z"].value), run.label.shape, size
-            ),
-        )
-    on_click(box.children[-2].data[-1], [block], lambda number, loss: [number])
+    row = ToggleButtons(options=["in the block", "in the slice"])
+    draw = partial(affinity_figure, run, size=size)
+    box = interactive_figure(draw, iteration=iteration, block=block, **places, row=row)
+
+    def values_of_click(x, y):  # voxel in the plane shown -> values of block, x, y, z
+        z = corners[block.value][2] + places["z"].value
+        return block_containing((x, y, z), run.label.shape, size)
+
+    def block_of_bar(number, loss):
+        return [number]
+
+    traces = box.children[-2].data
+    heatmaps = [trace for trace in traces if trace.type == "heatmap"]
+    for trace in heatmaps[:4]:  # the slice and the three rows
+        on_click(trace, (block, *places.values()), values_of_click)
+    on_click(traces[-1], [block], block_of_bar)
     return box
