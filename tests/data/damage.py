@@ -1,4 +1,4 @@
-"""What `test_damage.py` starts: damages files by the number, reads each, and notes what came of it."""
+"""What `test_damage.py` starts: damages files by number, reads each, and counts the outcomes."""
 
 import io
 import json
@@ -169,65 +169,61 @@ def scans(folder, suffix):
     volume = Volume(
         image, label, (1.0, 1.25, 2.5), (3.0, 4.0, 5.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)
     )
-    paths = [folder / f"sound_{i}{suffix}" for i in range(4 if suffix == ".h5" else 2)]
     if suffix != ".h5":
+        paths = [folder / f"sound_{kind}{suffix}" for kind in ("image", "label")]
         for path, array in zip(paths, (image, label)):
             write_image_like(path, array, volume)
         return paths
-    write_h5(paths[0], volume)
-    for path, options, version in zip(
-        paths[1:],
-        (
-            {},
-            {"chunks": (4, 4, 4), "compression": "gzip", "shuffle": True, "fletcher32": True},
-            {"chunks": True, "compression": "lzf"},
-        ),
-        ("earliest", "earliest", "latest"),
+    filters = {"chunks": (4, 4, 4), "compression": "gzip", "shuffle": True, "fletcher32": True}
+    published = folder / "sound_published.h5"
+    write_h5(published, volume)
+    paths = [published]
+    for name, version, options in (
+        ("plain", "earliest", {}),
+        ("filters", "earliest", filters),
+        ("latest", "latest", {"chunks": True, "compression": "lzf"}),
     ):
+        path = folder / f"sound_{name}.h5"
         with h5py.File(path, "w", libver=version) as file:
             file.create_dataset("image", data=image, **options)
             file.create_dataset("label", data=label, **options)
             file.attrs["spacing"] = volume.spacing
+        paths.append(path)
     return paths
 
 
-LEARNERS = {}  # whether it is ASDNet -> a learner to resume with
+TRAINERS = {}  # whether it is ASDNet -> a trainer to resume with
 
 
 def checkpoints(folder, _):
     "last.pt of a mean teacher and of ASDNet."
-    paths = [folder / f"sound_{method}.pt" for method in ("lg-er-mt", "asdnet")]
-    for path, method in zip(paths, ("lg-er-mt", "asdnet")):
-        learner = LEARNERS[method == "asdnet"] = Trainer(
-            resolve_config(
-                TrainConfig(
-                    "phantom",
-                    folder,
-                    method,
-                    labeled=2,
-                    patch=(32, 32, 16),
-                    base_channels=1,
-                    block_size=8,
-                    device="cpu",
-                    precision="fp32",
-                    iterations=2,
-                )
-            )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, 1, 32, 32, 16, generator=generator)
+    labels = torch.zeros(2, 32, 32, 16, dtype=torch.long)
+    paths = []
+    for method in ("lg-er-mt", "asdnet"):
+        config = TrainConfig(
+            "phantom",
+            folder,
+            method,
+            labeled=2,
+            patch=(32, 32, 16),
+            base_channels=1,
+            block_size=8,
+            device="cpu",
+            precision="fp32",
+            iterations=2,
         )
-        images, labels = (
-            torch.randn(4, 1, 32, 32, 16, generator=torch.Generator().manual_seed(0)),
-            torch.zeros(2, 32, 32, 16, dtype=torch.long),
-        )
-        learner.step(images, labels, 0)
-        torch.save(
-            {
-                **learner.state_dict(),
-                "iteration": 1,
-                "random": {"seed": 0, "iteration": 1},
-                "config": config_to_dict(learner.config),
-            },
-            path,
-        )
+        trainer = TRAINERS[method == "asdnet"] = Trainer(resolve_config(config))
+        trainer.step(images, labels, 0)
+        state = {
+            **trainer.state_dict(),
+            "iteration": 1,
+            "random": {"seed": 0, "iteration": 1},
+            "config": config_to_dict(trainer.config),
+        }
+        paths.append(folder / f"sound_{method}.pt")
+        torch.save(state, paths[-1])
     return paths
 
 
@@ -242,24 +238,22 @@ def lists(folder, _):
 
 
 def read(path):
-    "A scan, checked as the loop checks it."
+    "A scan, checked as training checks it."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         volume = check_volume(read_scan(path), labeled=False)
-    assert (
-        volume.image.dtype == np.float32
-        and volume.image.ndim == 3
-        and np.isfinite(volume.image).all()
-    )
-    assert volume.label is None or (volume.label.dtype == np.uint8 and volume.label.max() <= 1)
+    assert volume.image.dtype == np.float32 and volume.image.ndim == 3
+    assert np.isfinite(volume.image).all()
+    if volume.label is not None:
+        assert volume.label.dtype == np.uint8 and volume.label.max() <= 1
 
 
 def resume_run(path):
     "A checkpoint, loaded as --resume and as evaluate do."
     state = load_checkpoint(path)
-    learner = LEARNERS[state["config"].get("method") == "asdnet"]
+    trainer = TRAINERS[state["config"].get("method") == "asdnet"]
     try:
-        resume(learner, state, path)
+        resume(trainer, state, path)
     finally:
         load_model(path, torch.device("cpu"))
 
@@ -297,7 +291,7 @@ def damaged(kind, number, sound, path):
 
 
 def main(kind, first, last, folder):
-    "Numbers `first` to `last` - 1; the number in hand goes to a file, so that a crash can be told."
+    "Numbers `first` to `last` - 1; the current one goes to a file, so that a crash can be traced."
     folder = Path(folder)
     make, suffix, reader = KINDS[kind]
     sound = make(folder, suffix)
@@ -313,9 +307,9 @@ def main(kind, first, last, folder):
             reader(path)
             outcome = "read"
         except InputError as error:
-            outcome = (
-                "refused" if "\n" not in str(error) else f"{number} {damage}: more than one line"
-            )
+            outcome = "refused"
+            if "\n" in str(error):
+                outcome = f"{number} {damage}: more than one line"
         except Exception as error:
             outcome = f"{number} {damage}: {type(error).__name__}: {error}"
         signal.setitimer(signal.ITIMER_PROF, 0)
