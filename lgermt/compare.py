@@ -27,7 +27,12 @@ from lgermt.evaluation.statistics import (
 from .models.registry import build_model
 from .train import TrainingError, run
 from .training.checkpoint import RESUMABLE_CHANGES
-from .training.config import TrainConfig, config_to_dict, resolve_config
+from lgermt.training.config import (
+    TrainConfig,
+    config_to_dict,
+    resolve_config,
+    upgrade_settings,
+)
 from .training.methods import METHODS
 from .utils.cli import exit_on_user_error, format_option, parse_args
 from .utils.errors import InputError, import_optional
@@ -118,7 +123,8 @@ def check_same_settings(
     config: TrainConfig,  # settings wanted now
 ) -> None:
     "Raises `InputError` when an existing result was made with other settings."
-    before, now = json.loads(target.read_text())["settings"], config_to_dict(config)
+    before = upgrade_settings(json.loads(target.read_text())["settings"])
+    now = config_to_dict(config)
     changed = []
     for name, value in before.items():
         if name != "data" and now.get(name) != value:
