@@ -1,4 +1,4 @@
-"""Every row of METHODS in the training loop: a few steps, saved half-way, resumed to the last bit."""
+"""Every row of METHODS in the training loop: a few steps, resumed to the last bit."""
 
 import io
 
