@@ -53,10 +53,8 @@ from .utils.files import write_json
 # %% ../nbs/05_training/04_train.ipynb #bf96daf9
 def load_volumes(
     config: TrainConfig,  # resolved settings
-) -> tuple[
-    Split, list[Volume], list[Volume]
-]:  # who plays which part, training scans (annotated first), scans to score
-    "All scans of a run, read once and checked before the first step."
+) -> tuple[Split, list[Volume], list[Volume]]:  # split; training, annotated first; to score
+    "Reads and checks all scans of a run."
     folder = config.data
     if folder == "phantom":
         folder = PHANTOM_FOLDER
@@ -66,11 +64,8 @@ def load_volumes(
     training = [load_scan(folder, case, labeled=True) for case in split.labeled]
     if METHODS[config.method].unlabeled:
         training += [load_scan(folder, case, labeled=False) for case in split.unlabeled]
-    return (
-        split,
-        training,
-        [load_scan(folder, case, labeled=True) for case in split.val or split.test],
-    )
+    scored = [load_scan(folder, case, labeled=True) for case in split.val or split.test]
+    return split, training, scored
 
 
 def make_patch_sampler(

@@ -25,7 +25,7 @@ def read_only(
     dtype: type = np.float32,
 ) -> np.ndarray:  # a copy
     "A copy that cannot be written to."
-    array = np.array(values, dtype=dtype)
+    array = np.asarray(values).astype(dtype)
     array.flags.writeable = False
     return array
 
@@ -104,6 +104,7 @@ def toy_config(
             base_channels=base_channels,
             batch_size=2,
             labeled_batch_size=1,
+            augmentation="geometry",
             dropout=0.2,
             optimizer="adamw",
             learning_rate=0.02,
@@ -126,7 +127,7 @@ def predict_patch(
 
 @cache
 def train_toy_run(
-    iterations: int = 40,  # steps of training
+    iterations: int = 60,  # steps of training
     every: int = 4,  # steps between two moments; 0 and the last are among them
     sides: tuple = (48, 32, 32),  # X, Y, Z of the patch, multiples of 16, 32 at least; no list
     base_channels: int = 4,  # of V-Net
