@@ -42,7 +42,7 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("methods", [list(METHODS)[i::2] for i in range(2)], ids=" ".join)
+@pytest.mark.parametrize("methods", [list(METHODS)[i::4] for i in range(4)], ids=" ".join)
 def test_every_method_is_killed_five_times_and_ends_with_the_same_bits(scans, tmp_path, methods):
     jobs = []
     for method in methods:
