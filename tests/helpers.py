@@ -70,14 +70,16 @@ def assert_same_weights(one, other):
 
 def leaves(state, path=""):
     "Path -> value, through dictionaries and lists."
-    if isinstance(state, (dict, list, tuple)):
-        items = state.items() if isinstance(state, dict) else enumerate(state)
-        return {
-            name: leaf
-            for key, value in items
-            for name, leaf in leaves(value, f"{path}/{key}").items()
-        }
-    return {path: state}
+    if isinstance(state, dict):
+        items = state.items()
+    elif isinstance(state, (list, tuple)):
+        items = enumerate(state)
+    else:
+        return {path: state}
+    found = {}
+    for key, value in items:
+        found |= leaves(value, f"{path}/{key}")
+    return found
 
 
 def assert_same(one, other):

@@ -1,4 +1,4 @@
-"""Every row of METHODS in the training loop: a few steps, resumed to the last bit."""
+"""Every row of METHODS in the training step: a few steps, saved half-way, resumed bit for bit."""
 
 import io
 
@@ -7,6 +7,7 @@ import torch
 from helpers import assert_same, leaves
 
 from lgermt.data.phantom import make_phantom
+from lgermt.losses.mixing import MixedBatch
 from lgermt.training.config import TrainConfig, resolve_config
 from lgermt.training.methods import METHODS
 from lgermt.training.trainer import Trainer
@@ -19,42 +20,42 @@ every_method = pytest.mark.parametrize("method", METHODS)
 def batch():
     "Four pieces of phantoms with their labels."
     scans = [make_phantom(seed, (32, 32, 32), (3.0, 3.0, 3.0)) for seed in range(4)]
-    images, labels = (
-        torch.stack([torch.from_numpy(scan[i][..., 8:24]) for scan in scans]) for i in range(2)
-    )
+    images = torch.stack([torch.from_numpy(image[..., 8:24]) for image, _ in scans])
+    labels = torch.stack([torch.from_numpy(label[..., 8:24]) for _, label in scans])
     return images[:, None], labels.long()
 
 
-def learner(method, out, **settings):
-    "A tiny learner of a row."
-    return Trainer(
-        resolve_config(
-            TrainConfig(
-                data="phantom",
-                out=out,
-                method=method,
-                patch=(32, 32, 16),
-                base_channels=2,
-                iterations=STEPS,
-                block_size=8,
-                device="cpu",
-                precision="fp32",
-                **settings,
-            )
-        )
+def make_trainer(method, out, **settings):
+    "A tiny trainer of a row."
+    config = TrainConfig(
+        data="phantom",
+        out=out,
+        method=method,
+        patch=(32, 32, 16),
+        base_channels=2,
+        iterations=STEPS,
+        block_size=8,
+        device="cpu",
+        precision="fp32",
+        **settings,
     )
+    return Trainer(resolve_config(config))
 
 
-def train(pupil, batch, iterations):
-    "The loop without scans: the losses of the last step."
+def labeled_part(trainer, batch):
+    "Images, and the labels of as many as the row takes."
     images, labels = batch
-    annotated = 2 if pupil.method.unlabeled else 4
+    return images, labels[: trainer.method.num_labeled(4, 2)]
+
+
+def train(trainer, batch, iterations):
+    "The training loop without scans; the losses of the last step."
     for iteration in iterations:
-        losses = pupil.step(images, labels[:annotated], iteration)
+        losses = trainer.step(*labeled_part(trainer, batch), iteration)
     return losses
 
 
-def written(state):
+def through_file(state):
     "A state as a file brings it back."
     file = io.BytesIO()
     torch.save(state, file)
@@ -63,72 +64,96 @@ def written(state):
 
 
 @every_method
-def test_a_method_trains_and_resumes_to_the_last_bit(method, batch, tmp_path):
-    whole = learner(method, tmp_path)
-    start = written(whole.state_dict())
+def test_a_method_trains_and_resumes_bit_for_bit(method, batch, tmp_path):
+    whole = make_trainer(method, tmp_path)
+    start = through_file(whole.state_dict())
     losses = train(whole, batch, range(STEPS))
     row = METHODS[method]
     assert losses.keys() == {"loss", *(term.name for term in (*row.terms, *row.auxiliary_terms))}
-    assert all(
-        value.shape == () and value.isfinite() and not value.requires_grad
-        for value in losses.values()
-    )
+    for value in losses.values():
+        assert value.shape == () and value.isfinite() and not value.requires_grad
 
-    first = learner(method, tmp_path)
+    first = make_trainer(method, tmp_path)
     train(first, batch, range(STEPS // 2))
-    second = learner(method, tmp_path, seed=0)
-    second.load_state_dict(written(first.state_dict()))
+    second = make_trainer(method, tmp_path, seed=0)
+    second.load_state_dict(through_file(first.state_dict()))
     again = train(second, batch, range(STEPS // 2, STEPS))
     assert_same(whole.state_dict(), second.state_dict())
     assert_same(losses, again)
 
     end = whole.state_dict()
-    assert ("teacher" in end) == row.has_teacher and ("networks" in end) == bool(
-        row.make_auxiliary_networks
-    )
+    assert ("teacher" in end) == row.has_teacher
+    assert ("networks" in end) == bool(row.make_auxiliary_networks)
     for part in {"student", "teacher", "networks"} & end.keys():  # all of them have learnt
         before, after = leaves(start[part]), leaves(end[part])
-        assert all(
-            not torch.equal(before[name], after[name]) for name in after if name.endswith("weight")
-        ), part
+        for name in after:
+            if name.endswith("weight"):
+                assert not torch.equal(before[name], after[name]), (part, name)
 
 
 @every_method
-def test_a_method_forgets_its_gradients(method, batch, tmp_path):
-    pupil = learner(method, tmp_path)
-    train(pupil, batch, range(1))
-    networks = [pupil.student, *filter(None, [pupil.teacher]), *pupil.auxiliary_networks.values()]
+def test_a_method_leaves_no_gradients(method, batch, tmp_path):
+    trainer = make_trainer(method, tmp_path)
+    train(trainer, batch, range(1))
+    networks = [trainer.student, *trainer.auxiliary_networks.values()]
+    if trainer.teacher is not None:
+        networks.append(trainer.teacher)
     assert all(weight.grad is None for network in networks for weight in network.parameters())
 
 
-def test_asdnet_takes_note_of_dice_and_keeps_it(batch, tmp_path):
-    pupil = learner("asdnet", tmp_path)
-    judge = pupil.auxiliary_networks["confidence"]
-    assert judge.threshold() == 1
-    train(pupil, batch, range(2))
-    assert 0 < judge.running_dice < 0.03
-    other = learner("asdnet", tmp_path)
-    other.load_state_dict(written(pupil.state_dict()))
-    assert other.auxiliary_networks["confidence"].threshold() == judge.threshold() < 1
+@every_method
+def test_what_a_row_mixes_is_what_the_student_sees(method, batch, tmp_path):
+    trainer = make_trainer(method, tmp_path, augmentation="none")
+    context = trainer.make_context(*labeled_part(trainer, batch), iteration=STEPS - 1)
+    with trainer.seeded_dropout(STEPS - 1):
+        trainer.predict(context)
+    row = METHODS[method]
+    if row.mix is None:
+        assert context.mixed is None and len(context.logits) == len(context.images)
+    else:
+        assert isinstance(context.mixed, MixedBatch)
+        assert torch.equal(row.student_input(context), context.mixed.images)
+        assert len(context.logits) == len(context.mixed.images)
 
 
-def test_the_students_step_does_not_move_the_judge(batch, tmp_path):
-    pupil = learner("asdnet", tmp_path)
-    pupil.auxiliary_step = lambda step, ramp: {}
-    before = written(pupil.state_dict())
-    train(pupil, batch, range(2))
-    assert_same(before["networks"], pupil.state_dict()["networks"])
-    assert not torch.equal(before["student"]["classifier.weight"], pupil.student.classifier.weight)
+@every_method
+def test_a_loss_changes_no_state(method, batch, tmp_path):
+    trainer = make_trainer(method, tmp_path)
+    before = through_file(trainer.state_dict())
+    context = trainer.make_context(*labeled_part(trainer, batch), iteration=2)
+    with trainer.seeded_dropout(2):
+        trainer.predict(context)
+        for term in (*trainer.method.terms, *trainer.method.auxiliary_terms):
+            assert term.loss(context.rows(term.covers)).isfinite(), term.name
+    assert_same(before, trainer.state_dict())
+
+
+def test_asdnet_keeps_its_running_dice(batch, tmp_path):
+    trainer = make_trainer("asdnet", tmp_path)
+    discriminator = trainer.auxiliary_networks["confidence"]
+    assert discriminator.threshold() == 1
+    train(trainer, batch, range(2))
+    assert 0 < discriminator.running_dice < 0.03
+    other = make_trainer("asdnet", tmp_path)
+    other.load_state_dict(through_file(trainer.state_dict()))
+    kept = other.auxiliary_networks["confidence"].threshold()
+    assert kept == discriminator.threshold() < 1
+
+
+def test_the_students_step_leaves_the_discriminator_as_it_is(batch, tmp_path):
+    trainer = make_trainer("asdnet", tmp_path)
+    trainer.auxiliary_step = lambda context, ramp: {}
+    before = through_file(trainer.state_dict())
+    train(trainer, batch, range(2))
+    after = trainer.state_dict()
+    assert_same(before["networks"], after["networks"])
+    name = "classifier.weight"
+    assert not torch.equal(before["student"][name], after["student"][name])
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 @pytest.mark.parametrize("method", ["tcse", "ua-mt", "asdnet"])
 def test_the_rivals_take_other_settings(method, norm, batch, tmp_path):
-    pupil = learner(
-        method,
-        tmp_path,
-        norm=norm,
-        preset="released" if method != "asdnet" else "paper",
-        block_sampling="grid",
-    )
-    assert train(pupil, batch, range(2))["loss"].isfinite()
+    preset = "paper" if method == "asdnet" else "released"
+    trainer = make_trainer(method, tmp_path, norm=norm, preset=preset, block_sampling="grid")
+    assert train(trainer, batch, range(2))["loss"].isfinite()
