@@ -246,7 +246,7 @@ def write_explorer(
     colors = palette()
     frames, times = [], []
     for position, time in positions(run):
-        frame = render(explorer_figure(run, *position, most=45), 960)  # no loss is larger here
+        frame = render(explorer_figure(run, *position, most=15), 960)  # no loss is larger here
         frames.append(frame.quantize(palette=colors, dither=Image.Dither.NONE))
         times.append(time)
     frames[0].save(
