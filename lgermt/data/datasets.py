@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['PHANTOM_FOLDER', 'read_list', 'Split', 'find_list', 'read_optional_list', 'hold_out_end', 'load_split', 'load_scan',
            'case_ids', 'is_count', 'draw_cases', 'pick_cases', 'patient_of', 'order_annotated', 'split_cases',
-           'read_prepare_json', 'prepared_spacing', 'claim_phantom_folder', 'random_phantom_shape', 'write_phantoms']
+           'read_prepare_json', 'DatasetInfo', 'read_dataset_info', 'claim_phantom_folder', 'random_phantom_shape',
+           'write_phantoms']
 
 # %% ../../nbs/handbook/datasets.ipynb #6f847196
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -278,12 +280,27 @@ def read_prepare_json(
     return content
 
 
-def prepared_spacing(
+@dataclass(frozen=True)
+class DatasetInfo:
+    "What the scans of a set have in common; a network learns it and has to be told."
+
+    classes: tuple[str, ...] = ("atrium",)  # names of classes 1, 2, ...; 0 is the background
+    label_values: tuple[int, ...] = (1,)  # value of each class in the labels they came from
+    channels: tuple[str, ...] = ("image",)  # names of the image's channels
+    spacing: tuple[float, float, float] | None = None  # mm per axis; None: not resampled
+
+
+def read_dataset_info(
     folder: str | Path,  # of a training set
-) -> tuple[float, float, float] | None:  # mm per axis; None where the scans were not resampled
-    "Voxel size of a training set. Raises `InputError` where the note cannot be read."
-    content = read_prepare_json(folder)
-    return content["spacing"] if content else None
+) -> DatasetInfo:  # the published layout's, one class and one channel, where there is no note
+    "What prepare.json says of a set. Raises `InputError` where the note cannot be read."
+    content = read_prepare_json(folder) or {}
+    known = {}
+    for field in dataclasses.fields(DatasetInfo):
+        value = content.get(field.name)
+        if value is not None:
+            known[field.name] = tuple(value)
+    return DatasetInfo(**known)
 
 # %% ../../nbs/handbook/datasets.ipynb #c1c1c86a
 PHANTOM_FOLDER = Path("data/phantom")  # where --data phantom keeps its scans

@@ -26,12 +26,22 @@ IDENTITY_DIRECTION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 class Volume:
     "One scan: image, annotation, place in the patient."
 
-    image: np.ndarray  # float32 (X, Y, Z)
-    label: np.ndarray | None = None  # uint8 (X, Y, Z) of {0, 1}
+    image: np.ndarray  # float32 (X, Y, Z); with several channels (K, X, Y, Z)
+    label: np.ndarray | None = None  # uint8 (X, Y, Z), class of every voxel, 0: background
     spacing: tuple | None = None  # voxel size per axis, mm
     origin: tuple | None = None  # centre of the first voxel, mm
     direction: tuple | None = None  # nine numbers, the direction matrix row by row
     id: str = "scan"  # name of the scan, for messages and file names
+
+    @property
+    def channels(self) -> np.ndarray:  # (K, X, Y, Z)
+        "The image with an axis for its channels, also where there is one."
+        return self.image.reshape(-1, *self.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # (X, Y, Z)
+        "Sides of the grid."
+        return self.image.shape[-3:]
 
     @property
     def has_geometry(self) -> bool:

@@ -15,9 +15,13 @@ MODELS = {"vnet": VNet}  # name -> class
 
 
 def build_model(
-    config,  # settings of a run: base_channels, dropout and norm
+    config,  # `TrainConfig` of a run
 ) -> nn.Module:  # with initial weights from torch's global generator
     "The network that a run's settings describe."
-    return MODELS["vnet"](
-        base_channels=config.base_channels, dropout=config.dropout, norm=config.norm
+    return MODELS[config.network](
+        in_channels=config.in_channels,
+        num_classes=config.num_classes,
+        base_channels=config.base_channels,
+        dropout=config.dropout,
+        norm=config.norm,
     )

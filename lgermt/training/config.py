@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 import tyro
 
-from ..data.datasets import prepared_spacing
+from ..data.datasets import read_dataset_info
 from ..losses.affinity import sample_block_corners
 from ..models.vnet import check_divisible_by_16
 from .methods import METHODS
@@ -45,8 +45,10 @@ class TrainConfig:
     "Training steps."
     patch: tuple[int, int, int] = (112, 112, 80)
     "Sides of the training patch in voxels, multiples of 16."
+    network: str = "vnet"
+    "Architecture of student and teacher: a name of the registry of networks."
     base_channels: int = 16
-    "Feature channels of V-Net at full resolution."
+    "Feature channels of the network at full resolution."
     batch_size: int | None = None
     "Patches per step; left open: as the method has it, mostly 4."
     labeled_batch_size: int | None = None
@@ -59,8 +61,15 @@ class TrainConfig:
     "auto: bf16 where the hardware multiplies it, else fp32."
     compile: Flag = False
     "torch.compile: faster steps on a GPU after a minute of compiling; takes a C++ compiler."
+    # what the scans have in common; `resolve_config` reads it from the data
+    classes: tyro.conf.Suppress[tuple[str, ...]] = ("atrium",)
+    "Names of the classes 1, 2, ...; 0 is the background."
+    label_values: tyro.conf.Suppress[tuple[int, ...]] = (1,)
+    "Value of each class in the labels that the set was prepared from."
+    channels: tyro.conf.Suppress[tuple[str, ...]] = ("image",)
+    "Names of the image's channels."
     spacing: tyro.conf.Suppress[tuple[float, float, float] | None] = None
-    "Voxel size in mm the scans were resampled to; `resolve_config` reads it from the data."
+    "Voxel size in mm the scans were resampled to."
 
     # how it is trained; None: the method's row or the preset decides
     preset: Literal["tuned", "paper", "released", "strong"] = "tuned"
@@ -107,6 +116,16 @@ class TrainConfig:
     "Go on from last.pt in the output folder."
     overwrite: Flag = False
     "Start anew in a folder that holds a run."
+
+    @property
+    def num_classes(self) -> int:
+        "Classes, background included."
+        return 1 + len(self.classes)
+
+    @property
+    def in_channels(self) -> int:
+        "Channels of the image."
+        return len(self.channels)
 
 # %% ../../nbs/05_training/02_config.ipynb #6cdff79c
 PRESETS = {  # values of the fields that are left open
@@ -264,8 +283,8 @@ def resolve_config(
     defaults["learning_rate"] = DEFAULT_LEARNING_RATES[optimizer]
     left_open = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     strides = [min(stride, side) for stride, side in zip(config.stride, config.patch)]
-    spacing = prepared_spacing(config.data)
-    config = replace(config, **left_open, stride=tuple(strides), spacing=spacing)
+    info = dataclasses.asdict(read_dataset_info(config.data))
+    config = replace(config, **left_open, stride=tuple(strides), **info)
     check_terms(config)
     return config
 
