@@ -30,7 +30,7 @@ from .utils.files import atomic_write, write_json, write_text
 MODEL_CARD_TEMPLATE = """# Left atrium segmentation, {title}
 
 V-Net with {channels} channels at full resolution, trained with {title} for {iterations} \
-iterations, seed {seed}. Weights of the {network} after the last iteration.
+iterations, seed {seed}. Weights of the {weights} after the last iteration.
 
 ## Data
 
@@ -86,7 +86,7 @@ def card_metrics(
 def model_card(
     config: TrainConfig,  # of the run
     metrics: dict | None,  # content of its metrics.json
-    network: str,  # student or teacher
+    weights: str,  # student or teacher
     folder: Path,  # where the model goes
 ) -> str:  # Markdown
     "Data, protocol, numbers and limits of a trained network."
@@ -99,7 +99,7 @@ def model_card(
         channels=config.base_channels,
         iterations=config.iterations,
         seed=config.seed,
-        network=network,
+        weights=weights,
         data=Path(config.data).name,
         labeled=config.labeled,
         unlabeled=", the rest of the list without annotation" if method.unlabeled else "",
@@ -144,7 +144,7 @@ class Export:
     "The last.pt of a run."
     out: Path
     "Folder for the model."
-    network: Literal["student", "teacher"] = "student"
+    weights: Literal["student", "teacher"] = "student"
     "Which of the two."
     onnx: Flag = False
     "Also write model.onnx (needs onnx and onnxscript)."
@@ -161,7 +161,7 @@ def model_config(
     own_names = {"data": Path(config.data).name, "out": settings.out.name}
     return {
         "settings": config_to_dict(config) | own_names,
-        "network": settings.network,
+        "weights": settings.weights,
         "input": "(B, 1, X, Y, Z) float32, z-scored over the whole scan",
         "output": "(B, 2, X, Y, Z) logits: background, atrium",
         "metrics": metrics and metrics["mean"],
@@ -180,17 +180,17 @@ def export(
         raise InputError(
             f"{settings.out}: holds a model already; say --overwrite or choose another --out"
         )
-    model, config = load_model(settings.checkpoint, pick_device("cpu"), settings.network)
+    model, config = load_model(settings.checkpoint, pick_device("cpu"), settings.weights)
     metrics = None  # metrics.json holds the scores of the student
     scores = settings.checkpoint.with_name("metrics.json")
-    if scores.exists() and settings.network == "student":
+    if scores.exists() and settings.weights == "student":
         metrics = json.loads(scores.read_text())
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     with atomic_write(settings.out / "model.safetensors") as temporary:
         safetensors.save_file(weights, temporary)
     if settings.onnx:
         write_onnx(settings.out / "model.onnx", model, config.patch)
-    card = model_card(config, metrics, settings.network, settings.out)
+    card = model_card(config, metrics, settings.weights, settings.out)
     write_text(settings.out / "README.md", card)
     write_json(settings.out / "config.json", model_config(config, metrics, settings))
     return sorted(settings.out.iterdir())

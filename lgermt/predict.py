@@ -32,7 +32,7 @@ from lgermt.data.volume import (
 )
 from .evaluation.metrics import METRICS, compute_metrics
 from .evaluation.sliding_window import sliding_window
-from .training.checkpoint import load_any_model
+from .training.checkpoint import load_model
 from .training.config import TrainConfig
 from .utils.cli import Flag, exit_on_user_error, parse_args, tqdm_options
 from .utils.environment import disable_malloc_trim, pick_device
@@ -145,13 +145,13 @@ class Prediction:
     "Segment scans with a trained network; writes <case>_pred.nii.gz on each scan's own grid."
 
     checkpoint: Path
-    "The last.pt of a run, or a model of lgermt.export (its folder, .safetensors or .onnx)."
+    "The folder of a run or its last.pt; a folder of lgermt.export or a file in it."
     out: Path
     "Folder for the masks and predictions.csv."
     scans: tyro.conf.Positional[tuple[Path, ...]]
     "Scans to segment: .h5 as it is, .nrrd and .nii(.gz) z-scored first."
-    network: Literal["student", "teacher"] = "student"
-    "Whose prediction is written."
+    weights: Literal["student", "teacher"] | None = None
+    "Whose prediction is written; the student's where a checkpoint holds both."
     tta: Flag = False
     "Average over the scan and its mirrors along x and y: three times the work."
     largest_component: Flag = False
@@ -241,7 +241,7 @@ def predict(
     "Segments every scan, one at a time; writes masks and table. Raises `InputError`."
     targets = plan_outputs(settings)
     device = pick_device(settings.device)
-    model, config = load_any_model(settings.checkpoint, device, settings.network)
+    model, config = load_model(settings.checkpoint, device, settings.weights)
     disable_malloc_trim()
     scans = tqdm(targets.values(), "predicting", unit="scan", delay=1, **tqdm_options(progress))
     rows = [predict_case(scan, model, config, settings) for scan in scans]
