@@ -92,7 +92,7 @@ def inspect_case(
     case: Case | Path,  # files of a source, or a prepared h5 file
 ) -> dict:  # row, with "pictures"; or "id" and "error"
     "One scan, read and described; a scan that cannot be read is described by its error."
-    from lgermt.viz.report import thumbnails
+    from lgermt.viz.cases_page import thumbnails
 
     name = case.id if isinstance(case, Case) else case.parent.name
     try:

@@ -207,7 +207,7 @@ def write_summary(
     except InputError as missing:
         print(f"no figures.html: {missing}", file=sys.stderr)
         return table
-    from lgermt.viz.report import figures_html
+    from lgermt.viz.comparison_page import figures_html
 
     write_text(folder / "figures.html", figures_html(rows))
     return table

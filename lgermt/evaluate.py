@@ -116,7 +116,7 @@ def write_pictures(
     except InputError as missing:
         print(f"no {path.name}: {missing}", file=sys.stderr)
         return False
-    from lgermt.viz.report import cases_html, thumbnails
+    from lgermt.viz.cases_page import cases_html, thumbnails
 
     pictures = []
     for volume, mask in zip(volumes, masks):

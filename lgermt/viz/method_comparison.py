@@ -12,14 +12,8 @@ from ipywidgets import IntSlider, VBox
 from plotly.subplots import make_subplots
 
 from ..evaluation.metrics import dice
-from lgermt.viz.figures import (
-    COLORS,
-    axis_scale,
-    draw_plane,
-    intensity_window,
-    style_figure,
-    surface_figure,
-)
+from .figures import COLORS, axis_scale, draw_plane, intensity_window, style_figure
+from .meshes import surface_figure
 from .widgets import interactive_figure
 
 # %% ../../nbs/06_results/06_method_comparison.ipynb #d722bbf0

@@ -28,9 +28,9 @@ from lgermt.viz.figures import (
     centre_voxel,
     draw_plane,
     intensity_window,
-    mask_mesh,
     style_figure,
 )
+from .meshes import mask_mesh
 from .widgets import interactive_figure
 
 # %% ../../nbs/06_results/03_metrics_lab.ipynb #f0f88035

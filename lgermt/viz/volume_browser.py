@@ -21,9 +21,9 @@ from lgermt.viz.figures import (
     intensity_window,
     named_masks,
     style_figure,
-    surface_figure,
     take_slice,
 )
+from .meshes import surface_figure
 from .widgets import interactive_figure, on_click
 
 # %% ../../nbs/handbook/volume_browser.ipynb #cadbc039
