@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export PLOTLY_RENDERER ?= plotly_mimetype
 
-.PHONY: help install train check quick test lab app docs lessons readme pictures export clean
+.PHONY: help install train check quick test lab progress app docs lessons readme pictures export clean
 .DELETE_ON_ERROR:
 
 help: ## these lines
@@ -59,6 +59,9 @@ test: $(INSTALLED) ## everything: every notebook, whole trainings, damaged files
 lab: $(INSTALLED) ## JupyterLab on the lessons, beginning with a welcome page
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/index.ipynb \
 		--LabApp.app_settings_dir="$(CURDIR)/docs/lab" $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+
+progress: $(INSTALLED) ## how many exercises of the lessons are solved
+	@$(BIN)/python -c 'from pathlib import Path; from lgermt.viz.exercise import progress_lines; print(*progress_lines(Path()), sep="\n")'
 
 app: $(INSTALLED) ## explorers and metrics lab as pages; RUN=runs/phantom shows what a run of yours learnt
 	RUN="$(if $(RUN),$(abspath $(RUN)))" OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" $(BIN)/python -m voila apps $(ARGS)

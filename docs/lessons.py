@@ -76,6 +76,7 @@ def execute(path: Path) -> None:
     environment = {
         **os.environ,
         "PLOTLY_RENDERER": "plotly_mimetype",
+        "LGERMT_BATCH": "1",  # exercises print their solutions
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }

@@ -7,6 +7,7 @@ import ast
 import json
 import re
 from configparser import ConfigParser
+from contextlib import contextmanager
 
 import pytest
 from browser import CHROMIUM, OPTIONS, answers, lab, stop_kernels
@@ -124,8 +125,9 @@ def test_the_scan_finds_notebooks():
     assert names >= {"01_vnet", "02_affinity", "06_method_comparison"}
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_figures_follow_their_controls(path, jupyter, browser, tmp_path):
+@contextmanager
+def run_in_lab(jupyter, browser, path, picture):
+    "The page of a notebook after *Run All Cells*; its last state becomes a picture."
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.set_default_timeout(900_000)
     try:
@@ -140,6 +142,16 @@ def test_figures_follow_their_controls(path, jupyter, browser, tmp_path):
         page.wait_for_function(ENDED)
         errors = page.locator(".jp-OutputArea pre").filter(has_text=TRACEBACK)
         assert errors.count() == 0, errors.first.inner_text()[-1500:]
+        yield page
+    finally:
+        page.screenshot(path=picture)
+        page.close()
+        stop_kernels(jupyter)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_figures_follow_their_controls(path, jupyter, browser, tmp_path):
+    with run_in_lab(jupyter, browser, path, tmp_path / f"{path.stem}.png") as page:
         boxes = page.locator(".jp-OutputArea .widget-vbox:has(.js-plotly-plot)")
         boxes.first.wait_for()
         page.wait_for_timeout(1000)
@@ -148,7 +160,23 @@ def test_figures_follow_their_controls(path, jupyter, browser, tmp_path):
         )
         for number in range(boxes.count()):
             assert answers(page, boxes.nth(number)), f"no control changes figure {number}"
-    finally:
-        page.screenshot(path=tmp_path / f"{path.stem}.png")
-        page.close()
-        stop_kernels(jupyter)
+
+
+def test_a_guess_and_an_exercise_answer(jupyter, browser, tmp_path):
+    path = ROOT / "nbs/03_mean_teacher/01_ema.ipynb"
+    with run_in_lab(jupyter, browser, path, tmp_path / "exercise.png") as page:
+        guess = page.locator(".widget-vbox:has-text('Guess first.')").first
+        assert not guess.locator(".js-plotly-plot").count()
+        guess.get_by_role("button", name="averaged ones").focus()
+        page.keyboard.press("Enter")
+        guess.locator(".js-plotly-plot").wait_for()
+        assert "You guessed averaged ones. The result is its own." in guess.inner_text()
+
+        exercise = page.locator(".widget-vbox:has-text('ema 2.')").first
+        answer = exercise.locator("input")
+        for typed, reply in (("100", "Not yet. The newest student"), ("99", "Right.")):
+            answer.fill(typed)
+            answer.press("Tab")
+            exercise.get_by_role("button", name="check").click()
+            exercise.get_by_text(reply).wait_for()
+        exercise.scroll_into_view_if_needed()
