@@ -69,7 +69,9 @@ class TrainConfig:
     channels: tyro.conf.Suppress[tuple[str, ...]] = ("image",)
     "Names of the image's channels."
     spacing: tyro.conf.Suppress[tuple[float, float, float] | None] = None
-    "Voxel size in mm the scans were resampled to."
+    "Voxel size of the scans in mm."
+    orientation: tyro.conf.Suppress[str | None] = None
+    "Order of the scans' axes, e.g. LPS."
 
     # how it is trained; None: the method's row or the preset decides
     preset: Literal["tuned", "paper", "released", "strong"] = "tuned"
