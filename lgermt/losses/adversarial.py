@@ -18,7 +18,7 @@ class ConfidenceNetwork(nn.Module):
 
     def __init__(
         self,
-        in_channels: int = 2,  # channels of the map: classes
+        in_channels: int = 2,  # channels of the map: C, one per class
         base_channels: int = 16,  # features at half resolution; twice as many at a quarter
         momentum: float = 0.99,  # share of the running Dice that stays at each update
         min_threshold: float = 0.2,  # lower limit of gamma, 0 to 1
@@ -58,12 +58,14 @@ class ConfidenceNetwork(nn.Module):
     def update_running_dice(
         self,
         p: Tensor,  # (L, C, X, Y, Z) probabilities on annotated patches
-        labels: Tensor,  # (L, X, Y, Z) int64
+        labels: Tensor,  # (L, X, Y, Z) int64, 0 to C - 1
     ) -> None:
-        "Exponential moving average of the Dice of class 1, in place."
-        mask, truth = p.argmax(1) == 1, labels == 1
-        dice = (2 * (mask & truth).sum() + 1e-5) / (mask.sum() + truth.sum() + 1e-5)
-        self.running_dice.lerp_(dice, 1 - self.momentum)
+        "Exponential moving average of the mean Dice of the foreground classes, in place."
+        predicted, dice = p.argmax(1), []
+        for number in range(1, p.shape[1]):
+            mask, truth = predicted == number, labels == number
+            dice.append((2 * (mask & truth).sum() + 1e-5) / (mask.sum() + truth.sum() + 1e-5))
+        self.running_dice.lerp_(torch.stack(dice).mean(), 1 - self.momentum)
 
 # %% ../../nbs/07_rivals/03_adversarial.ipynb #48eede59
 def discriminator_bce_loss(

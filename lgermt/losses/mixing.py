@@ -44,38 +44,44 @@ def mix_with_mask(
 
 # %% ../../nbs/08_beyond/02_mixing.ipynb #c1949b08
 def batch_largest_component(
-    masks: Tensor,  # (B, X, Y, Z) int64, 1 is the atrium
-) -> Tensor:  # same shape, on the same device
-    "The largest face-connected component of each mask; an empty mask stays empty."
+    masks: Tensor,  # (B, X, Y, Z) int64 class of every voxel; 0 is the background
+) -> Tensor:  # same shape, on the same device; the rest is background
+    "The largest face-connected component of each class of each mask; an empty mask stays empty."
     kept = torch.zeros_like(masks, device="cpu")
     for mask, largest in zip(masks.cpu().numpy(), kept):
-        components, count = ndimage.label(mask)
-        if count:
-            sizes = ndimage.sum_labels(mask, components, range(1, count + 1))
-            largest[torch.from_numpy(components == 1 + sizes.argmax())] = 1
+        for number in range(1, int(mask.max()) + 1):
+            inside = mask == number
+            components, count = ndimage.label(inside)
+            if count:
+                sizes = ndimage.sum_labels(inside, components, range(1, count + 1))
+                largest[torch.from_numpy(components == 1 + sizes.argmax())] = number
     return kept.to(masks.device)
 
 
 def largest_component_pseudo_labels(
     p_t: Tensor,  # (B, C, X, Y, Z) teacher's probabilities
 ) -> Tensor:  # (B, X, Y, Z) int64
-    "The teacher's most likely class; of the atrium the largest component."
+    "The teacher's most likely class; of each foreground class the largest component."
     return batch_largest_component(p_t.argmax(1))
 
 # %% ../../nbs/08_beyond/02_mixing.ipynb #e5235a7f
 def weighted_ce_dice_loss(
-    logits: Tensor,  # (B, C, X, Y, Z), any real numbers
-    labels: Tensor,  # (B, X, Y, Z) int64; gets no gradient
+    logits: Tensor,  # (B, C, X, Y, Z), any real numbers; class 0 is the background
+    labels: Tensor,  # (B, X, Y, Z) int64, 0 to C - 1; gets no gradient
     weights: Tensor,  # (B, X, Y, Z) or broadcast to it, 0 or more, or bool
 ) -> Tensor:  # 0-d float32, >= 0; 0 where all weights are 0
     "0.5 (cross-entropy + soft Dice loss), every voxel counted `weights` times."
     weights = weights.float().expand(labels.shape)
     each = F.cross_entropy(logits.float(), labels, reduction="none")
     cross_entropy = (weights * each).sum() / (weights.sum() + 1e-16)
-    p, y = logits.float().softmax(1)[:, 1], (labels == 1).float()
-    overlap = (weights * p * y).sum()
-    extent = (weights * (p.square() + y)).sum()
-    return 0.5 * (cross_entropy + 1 - (2 * overlap + 1e-5) / (extent + 1e-5))
+    p = logits.float().softmax(1)
+    dice = []
+    for number in range(1, p.shape[1]):
+        p_c, y_c = p[:, number], (labels == number).float()
+        overlap = (weights * p_c * y_c).sum()
+        extent = (weights * (p_c.square() + y_c)).sum()
+        dice.append((2 * overlap + 1e-5) / (extent + 1e-5))
+    return 0.5 * (cross_entropy + 1 - torch.stack(dice).mean())
 
 # %% ../../nbs/08_beyond/02_mixing.ipynb #c5eeff95
 PRETRAIN_FRACTION = 0.2  # share of the training in which labeled scans are pasted into each other
@@ -85,7 +91,7 @@ PRETRAIN_FRACTION = 0.2  # share of the training in which labeled scans are past
 class MixedBatch:
     "What a mixing stage returns: the images that the networks see; subclasses hold more."
 
-    images: Tensor  # (B', 1, X, Y, Z)
+    images: Tensor  # (B', K, X, Y, Z)
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def repeat_patches(
 
 
 def bcp_batch(
-    images: Tensor,  # (B, 1, X, Y, Z), labeled patches first
+    images: Tensor,  # (B, K, X, Y, Z), labeled patches first
     labels: Tensor,  # (L, X, Y, Z) int64
     teacher: Callable[[Tensor], Tensor],  # images -> probabilities (., C, X, Y, Z), no gradient
     progress: float,  # t / t_max, 0 to 1
@@ -170,7 +176,7 @@ def mix_with_neighbour(
 
 
 def cutmix_batch(
-    images: Tensor,  # (B, 1, X, Y, Z), labeled patches first
+    images: Tensor,  # (B, K, X, Y, Z), labeled patches first
     num_labeled: int,  # L of them
     teacher: Callable[[Tensor], Tensor],  # images -> probabilities (., C, X, Y, Z), no gradient
     progress: float,  # t / t_max, 0 to 1

@@ -22,6 +22,6 @@ def global_structure_loss(
     p_s: Tensor,  # (B, C, X, Y, Z) student's probabilities
     p_t: Tensor,  # same shape, teacher's; gets no gradient
 ) -> Tensor:  # 0-d float32, >= 0
-    "Eq. 4: squared distance of the self-information vectors, mean over patches and voxels."
+    "Eq. 4: squared distance, a sum over the C classes; mean over patches and voxels."
     difference = self_information(p_s) - self_information(p_t.detach())
     return difference.square().sum(1).mean()

@@ -6,6 +6,7 @@
 __all__ = ['cross_entropy_loss', 'soft_dice_loss', 'supervised_loss']
 
 # %% ../../nbs/02_network/02_supervised.ipynb #a8ff7737
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,20 +20,27 @@ def cross_entropy_loss(
 
 # %% ../../nbs/02_network/02_supervised.ipynb #8615c8ce
 def soft_dice_loss(
-    logits: Tensor,  # (B, C, X, Y, Z), any real numbers, any float type; class 1 is the foreground
-    labels: Tensor,  # (B, X, Y, Z) int64 class of every voxel
-    smoothing: float = 1e-5,  # s, avoids 0/0 when there is no foreground
+    logits: Tensor,  # (B, C, X, Y, Z), any real numbers, any float type; class 0 is the background
+    labels: Tensor,  # (B, X, Y, Z) int64 class of every voxel, 0 to C - 1
+    smoothing: float = 1e-5,  # s, avoids 0/0 when a class is absent
 ) -> Tensor:  # 0-d float32, 0 (perfect) to 1
-    "1 - (2 sum py + s) / (sum p^2 + sum y^2 + s), foreground, one sum over all patches."
-    p = logits.float().softmax(1)[:, 1]
-    y = (labels == 1).float()
-    overlap = (p * y).sum()
-    return 1 - (2 * overlap + smoothing) / (p.square().sum() + y.sum() + smoothing)
+    """1 - (2 sum py + s) / (sum p^2 + sum y^2 + s), mean over the foreground classes.
+
+    The sums run over all voxels of all patches.
+    """
+    p = logits.float().softmax(1)
+    dice = []
+    for number in range(1, p.shape[1]):
+        p_c, y_c = p[:, number], (labels == number).float()
+        overlap = (p_c * y_c).sum()
+        extent = p_c.square().sum() + y_c.sum()
+        dice.append((2 * overlap + smoothing) / (extent + smoothing))
+    return 1 - torch.stack(dice).mean()
 
 # %% ../../nbs/02_network/02_supervised.ipynb #4bcdca5e
 def supervised_loss(
-    logits: Tensor,  # (B, C, X, Y, Z), any real numbers, any float type; class 1 is the foreground
-    labels: Tensor,  # (B, X, Y, Z) int64 class of every voxel
+    logits: Tensor,  # (B, C, X, Y, Z), any real numbers, any float type; class 0 is the background
+    labels: Tensor,  # (B, X, Y, Z) int64 class of every voxel, 0 to C - 1
 ) -> Tensor:  # 0-d float32, >= 0
     "L_S as the released code computes it: half cross-entropy, half soft Dice."
     return 0.5 * (cross_entropy_loss(logits, labels) + soft_dice_loss(logits, labels))

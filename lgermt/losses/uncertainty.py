@@ -13,8 +13,8 @@ from torch import Tensor
 
 # %% ../../nbs/07_rivals/01_uncertainty.ipynb #3c0dd96e
 def mc_dropout_mean(
-    teacher: Callable,  # (N, 1, X, Y, Z) images to (N, C, X, Y, Z) probabilities; dropout on
-    images: Tensor,  # (B, 1, X, Y, Z) patches
+    teacher: Callable,  # (N, K, X, Y, Z) images to (N, C, X, Y, Z) probabilities; dropout on
+    images: Tensor,  # (B, K, X, Y, Z) patches
     perturb: Callable,  # images to images with fresh noise
     passes: int = 8,  # T, teacher passes per patch
     batch_repeat: int = 2,  # passes per patch in one call; divides `passes`
@@ -42,10 +42,11 @@ def uncertainty_map(
 
 def uncertainty_threshold(
     progress: float,  # t, share of the training that is done, 0 to 1
-) -> float:  # nats, 0.752 ln 2 to ln 2
-    "H(t) = (3/4 + 1/4 exp(-5 (1 - t)^2)) ln 2 of UA-MT, with t limited to 0 to 1."
+    classes: int = 2,  # C, background included
+) -> float:  # nats, 0.752 ln C to ln C
+    "H(t) = (3/4 + 1/4 exp(-5 (1 - t)^2)) ln C of UA-MT, with t limited to 0 to 1."
     t = min(max(progress, 0.0), 1.0)
-    return (0.75 + 0.25 * math.exp(-5 * (1 - t) ** 2)) * math.log(2)
+    return (0.75 + 0.25 * math.exp(-5 * (1 - t) ** 2)) * math.log(classes)
 
 # %% ../../nbs/07_rivals/01_uncertainty.ipynb #c03b71ef
 def masked_mse_consistency(

@@ -6,16 +6,21 @@
 __all__ = ['soft_ce_dice_loss']
 
 # %% ../../nbs/08_beyond/03_weak_to_strong.ipynb #81f3b94d
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 # %% ../../nbs/08_beyond/03_weak_to_strong.ipynb #c5a00c3a
 def soft_ce_dice_loss(
-    logits: Tensor,  # (B, 2, X, Y, Z) student's, any real numbers
+    logits: Tensor,  # (B, C, X, Y, Z) student's, any real numbers; class 0 is the background
     p_t: Tensor,  # same shape, teacher's probabilities; gets no gradient
 ) -> Tensor:  # 0-d float32, >= 0
-    "L_W: half cross-entropy, half soft Dice, with the teacher's probabilities as labels."
+    "L_W: half cross-entropy, half soft Dice loss, with the teacher's probabilities as labels."
     logits, q = logits.float(), p_t.detach().float()
-    p_1, q_1 = logits.softmax(1)[:, 1], q[:, 1]
-    overlap, extent = (p_1 * q_1).sum(), (p_1.square() + q_1.square()).sum()
-    return 0.5 * (F.cross_entropy(logits, q) + 1 - (2 * overlap + 1e-5) / (extent + 1e-5))
+    p = logits.softmax(1)
+    dice = []
+    for number in range(1, p.shape[1]):
+        p_c, q_c = p[:, number], q[:, number]
+        overlap, extent = (p_c * q_c).sum(), (p_c.square() + q_c.square()).sum()
+        dice.append((2 * overlap + 1e-5) / (extent + 1e-5))
+    return 0.5 * (F.cross_entropy(logits, q) + 1 - torch.stack(dice).mean())

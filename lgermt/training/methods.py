@@ -215,7 +215,8 @@ def uncertainty_masked_consistency(step: StepContext) -> Tensor:  # 0-d float32
     "UA-MT: consistency where the teacher's uncertainty over eight passes is below a threshold."
     p_t = step.teacher(step.perturb(step.images))
     mean = mc_dropout_mean(step.teacher, step.images, step.perturb)
-    certain = uncertainty_map(mean) < uncertainty_threshold(step.progress)
+    threshold = uncertainty_threshold(step.progress, mean.shape[1])
+    certain = uncertainty_map(mean) < threshold
     return masked_mse_consistency(step.p_s, p_t, certain)
 
 
@@ -249,7 +250,7 @@ def make_discriminator(
     config: Any,  # the run's `TrainConfig`
 ) -> dict:  # name -> network
     "ASDNet's second network."
-    return {"confidence": ConfidenceNetwork(base_channels=config.base_channels)}
+    return {"confidence": ConfidenceNetwork(config.num_classes, config.base_channels)}
 
 
 def adversarial_term(step: StepContext) -> Tensor:  # 0-d float32

@@ -1,6 +1,7 @@
 """Every row of METHODS in the training step: a few steps, saved half-way, resumed bit for bit."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,8 +26,8 @@ def batch():
     return images[:, None], labels.long()
 
 
-def make_trainer(method, out, **settings):
-    "A tiny trainer of a row."
+def make_trainer(method, out, classes=None, channels=None, **settings):
+    "A tiny trainer of a row; classes and channels are those of the data if they are not given."
     config = TrainConfig(
         data="phantom",
         out=out,
@@ -39,7 +40,9 @@ def make_trainer(method, out, **settings):
         precision="fp32",
         **settings,
     )
-    return Trainer(resolve_config(config))
+    config = resolve_config(config)
+    of_data = {"classes": classes or config.classes, "channels": channels or config.channels}
+    return Trainer(replace(config, **of_data))
 
 
 def labeled_part(trainer, batch):
@@ -89,6 +92,26 @@ def test_a_method_trains_and_resumes_bit_for_bit(method, batch, tmp_path):
         for name in after:
             if name.endswith("weight"):
                 assert not torch.equal(before[name], after[name]), (part, name)
+
+
+@every_method
+def test_a_method_trains_four_classes_from_two_channels(method, tmp_path):
+    parts = {"classes": ("body", "veins", "aorta"), "channels": ("t1", "lge")}
+    trainer = make_trainer(method, tmp_path, **parts)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (4, 32, 32, 16), generator=generator)
+    noise = torch.randn(4, 2, 32, 32, 16, generator=generator)
+    images = noise + torch.stack([labels == 1, labels > 1], 1).float()
+    before = through_file(trainer.state_dict())
+    for losses in (trainer.step(*labeled_part(trainer, (images, labels)), i) for i in (0, 3)):
+        assert all(value.isfinite() for value in losses.values())
+    after = trainer.state_dict()
+    for part in {"student", "networks"} & after.keys():
+        weights = leaves(before[part]), leaves(after[part])
+        for name in weights[0]:
+            if name.endswith("weight"):
+                assert weights[1][name].isfinite().all()
+                assert not torch.equal(weights[0][name], weights[1][name]), (part, name)
 
 
 @every_method
