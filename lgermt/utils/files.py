@@ -38,7 +38,9 @@ def scan_id(
     "Name of a scan: its folder's where all folders hold a file of that name, else the file's."
     path = Path(path)
     name = path.name[: len(path.name) - len(file_suffix(path))]
-    return path.resolve().parent.name if name in FOLDER_NAMED_SCANS else name
+    if name in FOLDER_NAMED_SCANS:  # not `resolve`: a link has the name that it was given
+        return Path(os.path.abspath(path)).parent.name
+    return name
 
 # %% ../../nbs/handbook/files.ipynb #dcb2f8b4
 def check_file(
