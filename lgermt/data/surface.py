@@ -46,6 +46,7 @@ STL_FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("nothin
 def write_stl(
     path: str | Path,
     triangles: np.ndarray,  # (F, 3, 3) float32, mm
+    title: str = "left atrium",  # of what; not "solid", with which STL as text begins
 ) -> None:
     "Binary STL, whole or not at all."
     a, b, c = np.moveaxis(triangles, 1, 0)
@@ -54,7 +55,8 @@ def write_stl(
     facets = np.zeros(len(triangles), STL_FACET)
     facets["normal"] = normals / np.where(lengths > 0, lengths, 1)
     facets["corners"] = triangles
-    header = b"left atrium in mm, SPACE=LPS".ljust(80)
+    text = f"{title[:60]} in mm, SPACE=LPS"
+    header = text.encode("ascii", "replace").ljust(80)
     count = np.uint32(len(facets)).astype("<u4").tobytes()
     with atomic_write(path) as temporary:
         temporary.write_bytes(header + count + facets.tobytes())
