@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['PHANTOM_FOLDER', 'PHANTOM_SPACING', 'read_list', 'Split', 'find_list', 'read_optional_list', 'hold_out_end',
-           'load_split', 'load_scan', 'case_ids', 'is_count', 'draw_cases', 'pick_cases', 'patient_of',
-           'order_annotated', 'split_cases', 'read_phantom_json', 'describe_phantoms', 'read_prepare_json',
-           'DatasetInfo', 'read_dataset_info', 'claim_phantom_folder', 'random_phantom_shape', 'write_phantoms']
+           'load_split', 'load_scan', 'array_digest', 'data_fingerprint', 'changed_data', 'case_ids', 'is_count',
+           'draw_cases', 'pick_cases', 'patient_of', 'order_annotated', 'split_cases', 'read_phantom_json',
+           'describe_phantoms', 'read_prepare_json', 'DatasetInfo', 'read_dataset_info', 'claim_phantom_folder',
+           'random_phantom_shape', 'write_phantoms']
 
 # %% ../../nbs/handbook/datasets.ipynb #6f847196
 import dataclasses
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,6 +138,43 @@ def load_scan(
 ) -> Volume:  # the scan, checked
     "One scan of the training layout. Raises `InputError` that names its file."
     return check_volume(read_h5(Path(folder) / case / "mri_norm2.h5"), labeled=labeled)
+
+# %% ../../nbs/handbook/datasets.ipynb #12716402
+def array_digest(
+    array: np.ndarray,
+) -> str:  # 16 hexadecimal digits
+    "The first half of the SHA-256 of an array's type, shape and values."
+    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()[:16]
+
+
+def data_fingerprint(
+    split: Split,  # the lists of a run
+    volumes: Iterable[Volume],  # all scans it uses: annotated, unannotated, to score
+) -> dict[str, str]:  # "training list", "scored list", "image of ID", "label of ID" -> digest
+    "Which data a run uses, whatever its folder is called. Labels count where they are used."
+    scored = split.val or split.test
+    lists = {"training list": split.labeled + split.unlabeled, "scored list": scored}
+    fingerprint = {}
+    for name, ids in lists.items():
+        fingerprint[name] = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+    for volume in volumes:
+        fingerprint[f"image of {volume.id}"] = array_digest(volume.image)
+        if volume.id in (*split.labeled, *scored):
+            fingerprint[f"label of {volume.id}"] = array_digest(volume.label)
+    return fingerprint
+
+
+def changed_data(
+    before: dict[str, str],  # of `data_fingerprint`
+    now: dict[str, str],  # the same, later or of another run
+) -> str:  # what differs, for an error; empty where all that both hold is the same
+    "Whether two fingerprints are of the same data."
+    changed = [name for name in before if now.get(name, before[name]) != before[name]]
+    if len(changed) > 3:
+        changed[2:] = [f"{len(changed) - 2} more"]
+    return ", ".join(changed)
 
 # %% ../../nbs/handbook/datasets.ipynb #27e66e3e
 def case_ids(

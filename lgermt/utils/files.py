@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FOLDER_NAMED_SCANS', 'file_suffix', 'scan_id', 'check_file', 'disk_is_full', 'create_temporary_file', 'atomic_write',
-           'write_text', 'atomic_h5', 'write_json', 'write_csv', 'remove_temporary_files']
+           'write_text', 'atomic_h5', 'write_json', 'write_csv', 'remove_temporary_files', 'FolderInUse',
+           'acquire_lock', 'lock_folder']
 
 # %% ../../nbs/handbook/files.ipynb #217f5a0e
 import csv
@@ -13,10 +14,11 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
+from filelock import FileLock, Timeout
 
 from .errors import DISK_FULL_ERRNOS, InputError
 
@@ -92,7 +94,7 @@ def atomic_write(
     temporary = create_temporary_file(path)
     try:
         yield temporary
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows flushes only what may be written to
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
@@ -157,3 +159,47 @@ def remove_temporary_files(
     "Removes what killed writers of this file left beside it."
     for old in path.parent.glob(f".{path.name}.*"):
         old.unlink(missing_ok=True)
+
+# %% ../../nbs/handbook/files.ipynb #9691fe25
+class FolderInUse(InputError):
+    "Another process is at work in a folder."
+
+
+def acquire_lock(
+    path: Path,  # the lock file
+) -> FileLock:  # held
+    "Locks a file at once. Raises `Timeout` where another process holds it."
+    while True:
+        lock = FileLock(path, blocking=False)
+        lock.acquire()
+        if path.exists():  # not removed by its last holder in the meantime
+            return lock
+        lock.release()
+
+
+@contextmanager
+def lock_folder(
+    folder: Path,  # made where it is missing, removed where nothing is written into it
+) -> Iterator[None]:
+    "Keeps other processes' runs out of a folder. Raises `FolderInUse` where one is at work there."
+    path = folder / ".lock"
+    try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = acquire_lock(path)
+    except Timeout:
+        raise FolderInUse(
+            f"{folder}: another process is at this run; wait for its end, or choose another --out"
+        ) from None
+    except OSError as error:
+        reason = error.strerror
+        raise InputError(f"cannot write into {folder} ({reason}): choose another place") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps open files
+            path.unlink()
+        lock.release()
+        for place in made:
+            with suppress(OSError):  # something was written into it
+                place.rmdir()
