@@ -30,8 +30,9 @@ from lgermt.training.config import TrainConfig
 from lgermt.utils.environment import versions
 from lgermt.utils.files import write_json
 from lgermt.viz.affinity_explorer import affinity_figure, default_voxel, tile_corners
-from lgermt.viz.figures import COLORS, draw_plane, intensity_window, style_figure
+from lgermt.viz.figures import COLORS, intensity_window, style_figure
 from lgermt.viz.meshes import surface_figure
+from lgermt.viz.slices import draw_plane
 from lgermt.viz.toy_run import ToyRun, train_toy_run
 
 ROOT = Path(__file__).resolve().parent.parent

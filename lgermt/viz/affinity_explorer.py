@@ -18,7 +18,8 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from ..losses.affinity import affinity_loss, affinity_map, extract_blocks, unit_vectors
-from .figures import COLORS, contour, style_figure, to_uint8
+from .figures import COLORS, style_figure, to_uint8
+from .slices import contour
 from .toy_run import ToyRun
 from .widgets import interactive_figure, on_click
 

@@ -15,8 +15,9 @@ import numpy as np
 from scipy.ndimage import binary_erosion
 
 from ..evaluation.metrics import METRICS
-from .figures import COLORS, centre_voxel, intensity_window, to_uint8
+from .figures import COLORS, intensity_window, to_uint8
 from .report import html_page, metrics_table
+from .slices import centre_voxel
 
 # %% ../../nbs/handbook/cases_page.ipynb #674b05e1
 def enlarge(

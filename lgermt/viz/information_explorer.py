@@ -19,7 +19,8 @@ from torch import Tensor
 from ..losses.entropy import entropy_map
 from ..losses.self_information import self_information
 from .affinity_explorer import add_heatmap, colorbar_style, to_percent_int8
-from .figures import COLORS, contour, style_figure
+from .figures import COLORS, style_figure
+from .slices import contour
 from .toy_run import ToyRun
 from .widgets import interactive_figure
 

@@ -20,7 +20,8 @@ from ..evaluation.metrics import dice
 from ..evaluation.scoring import segment
 from ..training.config import TrainConfig, resolve_config
 from ..training.trainer import Trainer
-from .figures import COLORS, assign_colors, contour, to_uint8
+from .figures import COLORS, assign_colors, to_uint8
+from .slices import contour
 from .widgets import StatusLine, stack, to_widget, update_figure
 
 # %% ../../nbs/05_training/05_live_view.ipynb #4e79577e

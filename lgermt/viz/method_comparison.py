@@ -12,8 +12,9 @@ from ipywidgets import IntSlider, VBox
 from plotly.subplots import make_subplots
 
 from ..evaluation.metrics import dice
-from .figures import COLORS, axis_scale, draw_plane, intensity_window, style_figure
+from .figures import COLORS, axis_scale, intensity_window, style_figure
 from .meshes import surface_figure
+from .slices import draw_plane
 from .widgets import interactive_figure
 
 # %% ../../nbs/06_results/06_method_comparison.ipynb #d722bbf0

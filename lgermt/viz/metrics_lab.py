@@ -22,15 +22,9 @@ from lgermt.evaluation.metrics import (
     surface_distances,
     surface_voxels,
 )
-from lgermt.viz.figures import (
-    COLORS,
-    axis_scale,
-    centre_voxel,
-    draw_plane,
-    intensity_window,
-    style_figure,
-)
+from .figures import COLORS, axis_scale, intensity_window, style_figure
 from .meshes import mask_mesh
+from .slices import centre_voxel, draw_plane
 from .widgets import interactive_figure
 
 # %% ../../nbs/06_results/03_metrics_lab.ipynb #f0f88035

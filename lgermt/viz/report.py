@@ -17,14 +17,9 @@ from plotly.offline import get_plotlyjs
 
 from ..evaluation.metrics import METRICS
 from ..utils.files import write_text
-from lgermt.viz.figures import (
-    COLORS,
-    centre_voxel,
-    curve_figure,
-    intensity_window,
-    slice_figure,
-)
+from .figures import COLORS, curve_figure, intensity_window
 from .meshes import surface_figure
+from .slices import centre_voxel, slice_figure
 
 # %% ../../nbs/handbook/report.ipynb #f763bbeb
 TABLE_HTML = "<table><thead>{head}</thead><tbody>{cases}</tbody><tfoot>{summary}</tfoot></table>"

@@ -13,17 +13,9 @@ import plotly.graph_objects as go
 from ipywidgets import Dropdown, FloatSlider, IntSlider, VBox
 from plotly.subplots import make_subplots
 
-from lgermt.viz.figures import (
-    COLORS,
-    axis_scale,
-    draw_crosshair,
-    draw_plane,
-    intensity_window,
-    named_masks,
-    style_figure,
-    take_slice,
-)
+from .figures import COLORS, axis_scale, intensity_window, style_figure
 from .meshes import surface_figure
+from .slices import draw_crosshair, draw_plane, named_masks, take_slice
 from .widgets import interactive_figure, on_click
 
 # %% ../../nbs/handbook/volume_browser.ipynb #cadbc039
