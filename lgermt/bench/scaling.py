@@ -20,7 +20,8 @@ from .reference import explicit_affinity_loss
 from .steps import TrainingStep, random_batch
 from .timing import median_seconds, peak_rss, worker_process
 from ..losses.affinity import local_structure_loss
-from ..models.vnet import check_divisible_by_16
+from ..models.layers import check_sides
+from ..models.registry import MODELS
 from ..utils.cli import exit_on_user_error, parse_args
 from ..utils.environment import versions
 from ..utils.errors import InputError
@@ -132,7 +133,7 @@ def check_sizes(settings: Scaling) -> None:
     batch_sizes = (settings.batch_size, *settings.batch_sizes)
     try:
         for patch in (settings.patch, *((side,) * 3 for side in settings.sides)):
-            check_divisible_by_16(patch)
+            check_sides(patch, MODELS["vnet"].divisor)
     except ValueError as error:
         raise InputError(str(error)) from None
     if any(size < 2 or size % 2 for size in batch_sizes):

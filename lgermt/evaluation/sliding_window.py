@@ -137,7 +137,8 @@ def predict_whole_volume(
     model: nn.Module,  # network: (B, 1, X, Y, Z) to logits (B, C, X, Y, Z)
     image: Tensor,  # (X, Y, Z) scan, small enough for one forward pass
 ) -> Tensor:  # (C, X, Y, Z) float32 probabilities on the network's device
-    "One forward pass over the whole scan, padded to multiples of 16. Raises `ValueError`."
+    "One forward pass over the whole scan, padded to sides the network takes. Raises `ValueError`."
     image = torch.as_tensor(image)
-    sides = tuple(16 * math.ceil(side / 16) for side in image.shape)
+    divisor = getattr(model, "divisor", 1)  # a network that names none takes any side
+    sides = tuple(divisor * math.ceil(side / divisor) for side in image.shape)
     return sliding_window(model, image, sides, sides, 1)

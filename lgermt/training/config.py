@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'RELEASED_SCALES', 'TERM_SCALES', 'RANGES', 'MAX_PATCH_VOXELS', 'DEFAULTS', 'DEFAULT_LEARNING_RATES',
-           'OLD_PRESETS', 'TrainConfig', 'check_range', 'check_ranges', 'check_blocks', 'check_terms', 'resolve_config',
-           'upgrade_settings', 'config_to_dict', 'config_from_dict']
+           'OLD_PRESETS', 'TrainConfig', 'check_range', 'check_ranges', 'check_blocks', 'check_terms', 'check_network',
+           'resolve_config', 'upgrade_settings', 'config_to_dict', 'config_from_dict']
 
 # %% ../../nbs/05_training/02_config.ipynb #9c1e5d9f
 import dataclasses
@@ -20,7 +20,8 @@ import tyro
 
 from ..data.datasets import read_dataset_info
 from ..losses.affinity import sample_block_corners
-from ..models.vnet import check_divisible_by_16
+from ..models.layers import check_sides
+from ..models.registry import get_model_class
 from .methods import METHODS
 from ..utils.cli import Flag, format_option
 from ..utils.errors import InputError
@@ -269,6 +270,20 @@ DEFAULTS = dict(  # where neither the run nor its method says otherwise
 DEFAULT_LEARNING_RATES = dict(sgd=0.01, adamw=0.001)  # at the start
 
 
+def check_network(
+    config: TrainConfig,  # settings
+) -> None:
+    "Raises `InputError` for an unknown network, and for a patch whose sides it does not take."
+    try:
+        network = get_model_class(config.network)
+    except ValueError as error:
+        raise InputError(f"--{error}") from None
+    try:
+        check_sides(config.patch, network.divisor)
+    except ValueError as error:
+        raise InputError(f"--patch: {error}") from None
+
+
 def resolve_config(
     config: TrainConfig,  # as given
 ) -> TrainConfig:  # with nothing left open
@@ -276,10 +291,7 @@ def resolve_config(
     if config.method not in METHODS:
         raise InputError(f"--method {config.method}: unknown; choose one of {' '.join(METHODS)}")
     check_ranges(config)
-    try:
-        check_divisible_by_16(config.patch)
-    except ValueError as error:
-        raise InputError(f"--patch: {error}") from None
+    check_network(config)
     defaults = DEFAULTS | PRESETS[config.preset] | METHODS[config.method].defaults
     optimizer = config.optimizer or defaults["optimizer"]
     defaults["learning_rate"] = DEFAULT_LEARNING_RATES[optimizer]

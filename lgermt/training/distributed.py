@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LONG_TIMEOUT', 'RUN_VARIABLES', 'world_size', 'rank', 'local_device', 'step_timeout', 'process_group', 'barrier',
            'is_connection_lost', 'read_environment', 'is_rank_of_this_run', 'kill_stopped_ranks', 'silence_other_ranks',
-           'shard_batch', 'all_gather_batch', 'RankConsistentDropout3d', 'convert_dropout', 'prepare_layers_for_ddp',
-           'to_ddp', 'broadcast_gradients', 'sync_buffers', 'check_equal_weights', 'any_rank', 'all_gather_objects',
-           'main_process_first']
+           'shard_batch', 'all_gather_batch', 'RankConsistentDropout3d', 'RankConsistentDropout', 'convert_dropout',
+           'prepare_layers_for_ddp', 'to_ddp', 'broadcast_gradients', 'sync_buffers', 'check_equal_weights', 'any_rank',
+           'all_gather_objects', 'main_process_first']
 
 # %% ../../nbs/handbook/distributed.ipynb #60109de0
 import contextlib
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..models.layers import DROPOUTS
 from ..utils.errors import InputError
 
 # %% ../../nbs/handbook/distributed.ipynb #3d1a4ab0
@@ -195,13 +196,32 @@ class RankConsistentDropout3d(nn.Dropout3d):
         return x * mask[rank() :: n]
 
 
+class RankConsistentDropout(nn.Module):
+    "Any dropout layer with the draws that a single process would make for the rows of this rank."
+
+    def __init__(self, layer: nn.Module):  # one of `DROPOUTS`
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:  # (B / n, ...), same shape out
+        "Passes this rank's rows through the layer at their places in the whole batch."
+        n = world_size()
+        if n == 1 or not self.layer.training or self.layer.p == 0:
+            return self.layer(x)
+        batch = torch.cat([x] * n)
+        batch[rank() :: n] = x
+        return self.layer(batch)[rank() :: n]
+
+
 def convert_dropout(
     network: nn.Module,  # changed in place
 ) -> nn.Module:  # the same network
-    "Replaces every `Dropout3d` by `RankConsistentDropout3d`; weights and their names stay."
+    "Makes every dropout layer draw alike on all processes; weights and their names stay."
     for name, child in network.named_children():
         if isinstance(child, nn.Dropout3d):
             setattr(network, name, RankConsistentDropout3d(child.p))
+        elif isinstance(child, DROPOUTS):
+            setattr(network, name, RankConsistentDropout(child))
         else:
             convert_dropout(child)
     return network

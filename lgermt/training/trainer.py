@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..data.augmentation import random_affine, random_intensity
 from ..models.ema import make_teacher, update_teacher, warmup_decay
+from ..models.layers import set_dropout
 from ..models.registry import build_model
 from .config import TERM_SCALES, TrainConfig
 from lgermt.training.distributed import (
@@ -112,7 +113,7 @@ class Trainer:
         self.student = self.to_device(student)
         self.teacher = make_teacher(self.student) if method.has_teacher else None
         if self.teacher is not None and not method.teacher_dropout:
-            self.teacher.dropout.eval()
+            set_dropout(self.teacher, False)
         self.auxiliary_networks = {
             name: self.to_device(network) for name, network in auxiliary_networks.items()
         }
