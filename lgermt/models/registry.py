@@ -8,10 +8,11 @@ __all__ = ['MODELS', 'get_model_class', 'build_model']
 # %% ../../nbs/handbook/registry.ipynb #b2781992
 from torch import nn
 
+from .resunet import ResUNet
 from .vnet import VNet
 
 # %% ../../nbs/handbook/registry.ipynb #12d8c7b6
-MODELS = {"vnet": VNet}  # name -> class
+MODELS = {"vnet": VNet, "resunet": ResUNet}  # name -> class
 
 
 def get_model_class(

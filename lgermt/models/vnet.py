@@ -77,7 +77,7 @@ class VNet(nn.Module):
 
 # %% ../../nbs/02_network/01_vnet.ipynb #53c41efb
 def stage_summary(
-    model: VNet,  # the network
+    model: nn.Module,  # V-Net, or a network whose stages have the same names
     patch: tuple,  # X, Y, Z of the patch in voxels, multiples of 16
 ) -> list[dict]:  # one row per stage, in forward order: stage, channels, shape, parameters
     "Shape (X, Y, Z) and parameters of every stage, from a forward pass on empty (meta) tensors."
@@ -98,7 +98,7 @@ def stage_summary(
 
     empty = deepcopy(model).to("meta").eval()
     for group in ("encoder", "down", "up", "decoder"):
-        for level, module in enumerate(getattr(empty, group), 1):
+        for level, module in enumerate(getattr(empty, group, ()), 1):
             module.register_forward_hook(record(f"{group} {level}"))
     empty.classifier.register_forward_hook(record("classifier"))
     in_channels = next(empty.parameters()).shape[1]

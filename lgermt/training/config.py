@@ -47,7 +47,7 @@ class TrainConfig:
     patch: tuple[int, int, int] = (112, 112, 80)
     "Sides of the training patch in voxels, multiples of 16."
     network: str = "vnet"
-    "Architecture of student and teacher: a name of the registry of networks."
+    "Architecture of student and teacher: vnet, resunet."
     base_channels: int = 16
     "Feature channels of the network at full resolution."
     batch_size: int | None = None
@@ -82,7 +82,7 @@ class TrainConfig:
     augmentation: Literal["none", "intensity", "geometry", "both"] | None = None
     "intensity: the student's patches; geometry: all patches; left open: as the method has it."
     norm: Literal["batch", "instance", "group", "none"] | None = None
-    "Normalisation in V-Net."
+    "Normalisation in the network."
     optimizer: Literal["sgd", "adamw"] | None = None
     "Of the student; left open: as the method has it, mostly the paper's SGD with momentum."
     learning_rate: float | None = None
@@ -104,7 +104,7 @@ class TrainConfig:
     noise: float = 0.1
     "Standard deviation of the noise on the teacher's input, clipped at twice that."
     dropout: float = 0.5
-    "Share of channels V-Net drops at two places."
+    "Share of channels the network drops, at the bottleneck and at the end."
 
     # how it is scored and recorded
     stride: tuple[int, int, int] = (18, 18, 4)
