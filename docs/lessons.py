@@ -9,6 +9,7 @@ import argparse
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -71,8 +72,18 @@ def add_pictures(notebook: dict) -> None:
         del live.pop()[PLOTLY]
 
 
+def skip_flagged(path: Path) -> None:
+    "Marks cells that need minutes or a GPU to be skipped, in place; `nbdev_clean` undoes it."
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if re.search(r"^#\| *(slow|gpu)\b", "".join(cell["source"]), re.MULTILINE):
+            cell["metadata"]["tags"] = ["skip-execution"]
+    path.write_text(text_of(notebook), encoding="utf-8")
+
+
 def execute(path: Path) -> None:
-    "Runs a notebook in place."
+    "Runs a notebook in place, but for its flagged cells, whose outputs stay."
+    skip_flagged(path)
     environment = {
         **os.environ,
         "PLOTLY_RENDERER": "plotly_mimetype",
