@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'crop_to_union', 'dice', 'jaccard', 'surface_voxels', 'surface_distances', 'asd', 'hd95', 'Metric',
-           'compute_metrics', 'mean_and_std']
+           'mask_metrics', 'compute_metrics', 'mean_and_std']
 
 # %% ../../nbs/06_results/02_metrics.ipynb #280d3d6e
 import math
@@ -16,7 +16,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 
 # %% ../../nbs/06_results/02_metrics.ipynb #4a4ff427
 def crop_to_union(
-    prediction: np.ndarray,  # (X, Y, Z) mask, nonzero is atrium
+    prediction: np.ndarray,  # (X, Y, Z) mask, nonzero is foreground
     reference: np.ndarray,  # (X, Y, Z) mask, same shape
 ) -> tuple[np.ndarray, np.ndarray]:  # both, boolean, cut to the smallest box that holds both
     "The two masks without their common empty border. Raises `ValueError` when shapes differ."
@@ -150,12 +150,12 @@ METRICS = {  # in the order of the paper's tables
 }
 
 
-def compute_metrics(
-    prediction: np.ndarray,  # (X, Y, Z) mask
-    reference: np.ndarray,  # (X, Y, Z) mask
+def mask_metrics(
+    prediction: np.ndarray,  # (X, Y, Z) mask, nonzero is foreground
+    reference: np.ndarray,  # (X, Y, Z) mask, same shape
     spacing: tuple | None = None,  # mm along x, y, z; None: voxels
 ) -> dict:  # dice, jaccard, asd, hd95, as the functions of these names give them
-    "All four metrics of one case. Raises `ValueError` for shapes that differ or a bad spacing."
+    "All four metrics of one mask. Raises `ValueError` for shapes that differ or a bad spacing."
     p, g = crop_to_union(prediction, reference)
     mean = percentile = _empty_distance(prediction, reference, spacing)
     if mean is None:
@@ -163,6 +163,25 @@ def compute_metrics(
         mean = float(forward.mean())
         percentile = float(np.percentile(np.hstack((forward, backward)), 95))
     return {"dice": dice(p, g), "jaccard": jaccard(p, g), "asd": mean, "hd95": percentile}
+
+# %% ../../nbs/06_results/02_metrics.ipynb #c4b63cf8
+def compute_metrics(
+    prediction: np.ndarray,  # (X, Y, Z) class of every voxel, 0 is the background
+    reference: np.ndarray,  # (X, Y, Z) class of every voxel, same shape
+    spacing: tuple | None = None,  # mm along x, y, z; None: voxels
+    classes: tuple = ("atrium",),  # names of the classes 1, 2, ...; of one: all that is nonzero
+) -> dict:  # dice, jaccard, asd, hd95; of several classes their means, and "classes": name -> four
+    "All four metrics of one case. Raises `ValueError` for shapes that differ or a bad spacing."
+    if len(classes) == 1:
+        return mask_metrics(prediction, reference, spacing)
+    prediction, reference = np.asarray(prediction), np.asarray(reference)
+    by_class = {}
+    for number, name in enumerate(classes, 1):
+        by_class[name] = mask_metrics(prediction == number, reference == number, spacing)
+    means = {}
+    for metric in METRICS:
+        means[metric] = float(np.mean([scores[metric] for scores in by_class.values()]))
+    return {**means, "classes": by_class}
 
 # %% ../../nbs/06_results/02_metrics.ipynb #479b7abc
 def mean_and_std(
