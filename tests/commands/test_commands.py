@@ -86,7 +86,7 @@ def test_evaluate_agrees_with_the_training_run(scans, finished, tmp_path):
     assert scores["mean"] == pytest.approx(of_training["mean"])
     one = tmp_path / "one.list"
     one.write_text("phantom_000\n")
-    teacher = "--split", one, "--network", "teacher"
+    teacher = "--split", one, "--weights", "teacher"
     evaluate(scans, tmp_path / "one.json", *checkpoint, *teacher)
     cases = read(tmp_path / "one.json")["cases"]
     assert [case["id"] for case in cases] == ["phantom_000"]
