@@ -147,8 +147,8 @@ def test_predict_writes_a_mask_on_the_scans_own_grid(scans, finished, tmp_path):
         assert mask.GetSpacing() == pytest.approx(tuple(file.attrs["spacing"]))
     assert "phantom_004" in said.out.getvalue()
     assert (tmp_path / "masks" / "predictions.csv").exists()
-    again = predict(finished, tmp_path / "masks", scan, code=2)
-    assert "--overwrite" in again.errors[0]
+    again = predict(finished, tmp_path / "masks", scan)
+    assert "1 scan done before (--overwrite does them again)" in again.out.getvalue()
 
 
 def test_predict_options(scans, finished, tmp_path):
@@ -170,7 +170,7 @@ def test_predict_options(scans, finished, tmp_path):
     sure = abs(p - 0.5) > 1e-6
     assert ((p > 0.5) == mean)[sure].all()
     again = predict(finished, tmp_path / "mean", "--probabilities", scan, code=2)
-    assert "is there already" in again.errors[0]
+    assert "is there already, made with another --tta" in again.errors[0]
 
 
 def damaged(scans, tmp_path, case, change):
