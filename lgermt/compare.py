@@ -35,7 +35,7 @@ from lgermt.training.config import (
 from .training.methods import METHODS
 from .utils.cli import exit_on_user_error, format_option, parse_args
 from .utils.errors import InputError, import_optional
-from .utils.files import FolderInUse, write_json, write_text
+from .utils.files import FolderInUse, read_json, write_json, write_text
 
 # %% ../nbs/06_results/05_compare.ipynb #cd336f57
 PAPER_ORDER = (
@@ -122,7 +122,7 @@ def check_same_settings(
     config: TrainConfig,  # settings wanted now
 ) -> None:
     "Raises `InputError` when an existing result was made with other settings."
-    before = upgrade_settings(json.loads(target.read_text())["settings"])
+    before = upgrade_settings(read_json(target)["settings"])
     now = config_to_dict(config)
     changed = []
     for name, value in before.items():
@@ -147,7 +147,7 @@ def check_results_data(
     largest = max(runs, key=lambda run: (METHODS[run.method].unlabeled, run.labeled))
     data = describe_data(*load_volumes(largest))
     for path in paths:
-        check_same_data(json.loads(path.read_text()), data["data_fingerprint"], path)
+        check_same_data(read_json(path), data["data_fingerprint"], path)
 
 # %% ../nbs/06_results/05_compare.ipynb #c706d4cd
 def run_one(
@@ -190,8 +190,9 @@ def collect_result(
     for name in RESUMABLE_CHANGES:
         settings.pop(name, None)
     settings["data"] = Path(config.data).name
-    log = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
-    recorded = json.loads((config.out / "config.json").read_text())
+    lines = (config.out / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    log = [json.loads(line) for line in lines]
+    recorded = read_json(config.out / "config.json")
     return {
         **metrics,
         "scans": scans,

@@ -184,7 +184,7 @@ def export(
     metrics = None  # metrics.json holds the scores of the student
     scores = settings.checkpoint.with_name("metrics.json")
     if scores.exists() and settings.weights == "student":
-        metrics = json.loads(scores.read_text())
+        metrics = json.loads(scores.read_text(encoding="utf-8"))
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     with atomic_write(settings.out / "model.safetensors") as temporary:
         safetensors.save_file(weights, temporary)

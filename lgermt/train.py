@@ -159,7 +159,7 @@ class RunLog:
         self.last_time, self.last_iteration = now, iteration
         entry = {"iteration": iteration, **values, "iterations_per_second": speed}
         self.entries.append(entry)
-        with open(self.path, "a") as file:
+        with open(self.path, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(entry) + "\n")
         for name, value in entry.items():
             self.board.add_scalar(name, value, iteration)

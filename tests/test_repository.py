@@ -232,6 +232,30 @@ def test_style():
     run("ruff", "format", "--quiet", "--check", ".")
 
 
+def text_without_encoding(text):
+    "Lines that open a text file in the encoding of the machine."
+    lines = []
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        keywords = {keyword.arg for keyword in node.keywords}
+        modes = [a.value for a in node.args[1:2] if isinstance(a, ast.Constant)]
+        binary = any("b" in str(mode) for mode in modes)
+        reads_text = name == "read_text" and isinstance(node.func, ast.Attribute)
+        opens = isinstance(node.func, ast.Name) and name == "open" and not binary
+        if (reads_text or opens) and "encoding" not in keywords:
+            lines.append(node.lineno)
+    return lines
+
+
+def test_text_is_read_and_written_in_a_named_encoding():
+    assert text_without_encoding("open('a')\npath.read_text()\nopen('a', 'w')") == [1, 2, 3]
+    assert not text_without_encoding("open('a', 'rb')\nread_text()\nopen('a', encoding='utf-8')")
+    for name, text in python_files(ROOT / "lgermt").items():
+        assert not text_without_encoding(text), f"lgermt/{name}: {text_without_encoding(text)}"
+
+
 def test_layers():
     run("lint-imports")
 

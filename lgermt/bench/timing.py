@@ -166,7 +166,7 @@ def time_in_processes(
 def peak_rss() -> float:  # MB
     "The most memory this process has had so far."
     try:  # Linux counts per program; getrusage would start from the parent's peak there
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         import resource
 

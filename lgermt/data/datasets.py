@@ -33,7 +33,7 @@ def read_list(
     "IDs of a list. Raises `InputError` for a missing or empty list and for an ID that comes twice."
     path = Path(path)
     try:
-        ids = path.read_text().split()
+        ids = path.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: cannot read the list ({type(error).__name__}); "
@@ -335,7 +335,7 @@ def read_prepare_json(
     if not note.is_file():
         return None
     try:
-        content = json.loads(note.read_text())
+        content = json.loads(note.read_text(encoding="utf-8"))
         if content["spacing"]:
             content["spacing"] = tuple(float(side) for side in content["spacing"])
         else:

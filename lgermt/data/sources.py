@@ -56,7 +56,7 @@ def decathlon_rows(
     "What `training` and `test` list. Raises `InputError` where the file is not such a list."
     rows = []
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         for row in [*content.get("training", []), *content.get("test", [])]:
             if isinstance(row, str):  # a test image
                 row = {"image": row}

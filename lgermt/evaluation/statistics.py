@@ -46,7 +46,10 @@ def read_results(
     folder: Path,  # results of a comparison, one JSON file per run
 ) -> list[dict]:  # by annotation count, then in the order of the paper's table, then by seed
     "All runs of a comparison."
-    results = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*_*_*.json"))]
+    results = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(Path(folder).glob("*_*_*.json"))
+    ]
     for result in results:
         result["settings"] = upgrade_settings(result["settings"])
     order = list(METHODS)

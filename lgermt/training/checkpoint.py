@@ -403,7 +403,7 @@ def truncate_log(
     "Drops log entries after the checkpoint, and temporary files that a killed run left."
     kept = []
     if iteration and path.exists():
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             if not line.endswith("}"):  # torn
                 continue
             entry = json.loads(line)

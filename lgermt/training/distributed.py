@@ -134,7 +134,12 @@ def kill_stopped_ranks() -> list[int]:  # process numbers of the ranks that were
     killed = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            state, parent = (process / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+            state, parent = (
+                (process / "stat")
+                .read_text(errors="replace", encoding="utf-8")
+                .rsplit(")", 1)[1]
+                .split()[:2]
+            )
             if state != "T" or int(parent) != os.getppid():
                 continue
             if is_rank_of_this_run(read_environment(process)):
@@ -152,7 +157,7 @@ def silence_other_ranks() -> Iterator[None]:
         yield
         return
     with (
-        open(os.devnull, "w") as nowhere,
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
         contextlib.redirect_stdout(nowhere),
         contextlib.redirect_stderr(nowhere),
     ):

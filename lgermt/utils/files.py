@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FOLDER_NAMED_SCANS', 'file_suffix', 'scan_id', 'check_file', 'disk_is_full', 'create_temporary_file', 'atomic_write',
-           'write_text', 'atomic_h5', 'write_json', 'write_csv', 'remove_temporary_files', 'FolderInUse',
-           'acquire_lock', 'lock_folder']
+           'check_writable', 'write_text', 'atomic_h5', 'write_json', 'read_json', 'write_csv',
+           'remove_temporary_files', 'FolderInUse', 'acquire_lock', 'lock_folder']
 
 # %% ../../nbs/handbook/files.ipynb #217f5a0e
 import csv
@@ -13,9 +13,11 @@ import io
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import h5py
 from filelock import FileLock, Timeout
@@ -109,6 +111,22 @@ def atomic_write(
     finally:
         temporary.unlink(missing_ok=True)
 
+# %% ../../nbs/handbook/files.ipynb #d54c48cc
+def check_writable(
+    folder: str | Path,  # for results; need not exist yet
+) -> None:
+    "Raises `InputError` where nothing could be written into a folder."
+    place = Path(folder)
+    try:
+        while not place.exists():
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cannot write into {folder} ({error.strerror}): choose another place"
+        ) from error
+
 # %% ../../nbs/handbook/files.ipynb #e59a8148
 def write_text(
     path: str | Path,  # file to write
@@ -116,7 +134,7 @@ def write_text(
 ) -> None:
     "Write a text in UTF-8, whole or not at all. Raises `InputError` as `atomic_write` does."
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 @contextmanager
@@ -139,6 +157,13 @@ def write_json(
     write_text(path, json.dumps(content, indent=1, default=str) + "\n")
 
 
+def read_json(
+    path: str | Path,  # file of this program's
+) -> Any:
+    "Content of a JSON file."
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def write_csv(
     path: str | Path,  # file to write
     rows: list[dict],  # not empty; a row may lack some columns
@@ -147,7 +172,10 @@ def write_csv(
     columns = {}  # a dict, because it keeps the order
     for row in rows:
         columns |= dict.fromkeys(row)
-    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
+    with (
+        atomic_write(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.DictWriter(file, list(columns))
         writer.writeheader()
         writer.writerows(rows)
