@@ -13,6 +13,7 @@ PATCH = 48 48 32
 BASE_CHANNELS = 8
 SEED = 0
 OUT = runs/phantom
+OVERWRITE =
 RUN =
 NAME =
 ARGS =
@@ -41,8 +42,10 @@ $(INSTALLED): settings.ini setup.py constraints.txt
 	@touch $@
 
 train: $(INSTALLED) ## train on the phantom: a few minutes on a CPU, ends with report.html
+	@test ! -e "$(OUT)/config.json" -o -n "$(OVERWRITE)$(filter --resume --overwrite,$(ARGS))" || \
+		{ echo "$(OUT) holds a run: make train OVERWRITE=1 replaces it, OUT=runs/second takes another folder, ARGS=--resume goes on" >&2; exit 2; }
 	$(BIN)/python -m lgermt.train --data $(DATA) --method $(METHOD) --labeled $(LABELED) --iterations $(ITERATIONS) --patch $(PATCH) \
-		--base-channels $(BASE_CHANNELS) --out $(OUT) --seed $(SEED) --overwrite $(ARGS)
+		--base-channels $(BASE_CHANNELS) --out $(OUT) --seed $(SEED) $(if $(OVERWRITE),--overwrite) $(ARGS)
 	@echo "Open $(abspath $(OUT))/report.html in a browser."
 
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal

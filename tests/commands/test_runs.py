@@ -9,7 +9,7 @@ import time
 import h5py
 import pytest
 import torch
-from helpers import ENVIRONMENT, TINY, command, run, train
+from helpers import ENVIRONMENT, ROOT, TINY, command, run, train
 
 STEPS = ["--iterations", 4, "--checkpoint-every", 2]
 
@@ -176,3 +176,22 @@ def test_files_of_others_stay(scans, tmp_path, name):
     assert snapshot(out) == {name: b"mine", "notes.txt": b"mine"}
     train(scans, out, *STEPS, "--overwrite")
     assert (out / "notes.txt").read_text() == "mine" and (out / "last.pt").exists()
+
+
+def make(*words):
+    "A call of `make train` that takes the environment for installed."
+    wanted = ["make", "--assume-old=.venv/.installed", "train", *words]
+    return subprocess.run(wanted, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_make_train_does_not_replace_a_run(finished):
+    before = snapshot(finished)
+    said = make(f"OUT={finished}")
+    assert said.returncode == 2 and "OVERWRITE=1" in said.stderr
+    assert snapshot(finished) == before
+    assert "--overwrite" not in make("--dry-run", f"OUT={finished}").stdout.split()
+    assert "--overwrite" in make("--dry-run", f"OUT={finished}", "OVERWRITE=1").stdout.split()
+    for words in (["OVERWRITE=1"], ["ARGS=--resume"], ["OUT=runs/not-there"]):
+        recipe = make("--dry-run", f"OUT={finished}", *words).stdout
+        guard = recipe.partition(".venv/bin/python")[0]
+        assert subprocess.run(guard, shell=True, cwd=ROOT).returncode == 0
