@@ -112,7 +112,7 @@ def read_for_prediction(
         prepared = dataclasses.replace(prepared, image=image)
     return volume, turned, prepared
 
-# %% ../nbs/09_your_scans/04_predict.ipynb #3fc2555b
+# %% ../nbs/09_your_scans/04_predict.ipynb #c91021db
 def millimetres(
     spacing: tuple,
 ) -> str:
@@ -207,7 +207,7 @@ def largest_component(
         kept[labels == sizes.argmax()] = number
     return kept
 
-# %% ../nbs/09_your_scans/04_predict.ipynb #c8497f89
+# %% ../nbs/09_your_scans/04_predict.ipynb #b3c0967d
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
     "What a network found in a scan, on the scan's own voxels."
@@ -263,7 +263,7 @@ def summary_row(
     ml_per_voxel = math.prod(volume.spacing) / 1000 if volume.spacing else None
     scores, by_class = dict.fromkeys(METRICS, ""), {}
     if volume.label is not None:
-        scores = score_case(volume, classes)
+        scores = score_case(volume, classes, names)
         by_class = scores.pop("classes", {})
 
     def size(mask):
@@ -512,7 +512,7 @@ def row_line(
     line = f"{row['id']}: {', '.join(parts)}"
     return f"{line} ({'; '.join(notes)})" if notes else line
 
-# %% ../nbs/09_your_scans/04_predict.ipynb #4e06d542
+# %% ../nbs/09_your_scans/04_predict.ipynb #e1007388
 class Predictor:
     "A trained network, the settings of one call, and what has become of its scans so far."
 
