@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CHECKPOINT_SCHEMA', 'DAMAGED_FILE_ERRORS', 'MODEL_FILES', 'RUN_FILES', 'RESUMABLE_CHANGES', 'save_checkpoint',
            'load_checkpoint', 'read_settings', 'load_checkpoint_model', 'resume', 'onnx_errors', 'OnnxModel',
-           'read_model_config', 'load_safetensors_model', 'load_onnx_model', 'find_model_file', 'load_exported_model',
-           'load_model', 'changed_settings', 'check_foreign_files', 'check_run_folder', 'check_same_data',
-           'truncate_log']
+           'read_model_config', 'exported_weights', 'load_safetensors_model', 'load_onnx_model', 'find_model_file',
+           'load_exported_model', 'load_model', 'changed_settings', 'check_foreign_files', 'check_run_folder',
+           'check_same_data', 'truncate_log']
 
 # %% ../../nbs/handbook/checkpoint.ipynb #9e265ba2
 import dataclasses
@@ -223,6 +223,13 @@ def read_model_config(
     return content, read_settings(settings, path)
 
 
+def exported_weights(
+    content: dict,  # of config.json
+) -> str:  # student or teacher
+    "Whose weights an exported model holds."
+    return content.get("weights", content.get("network"))  # as version 0.1 called them
+
+
 def load_safetensors_model(
     path: Path,  # model.safetensors
     config: TrainConfig,  # settings that belong to it
@@ -284,7 +291,7 @@ def load_exported_model(
 ) -> tuple[nn.Module, TrainConfig]:  # on the CPU; settings it was trained with
     "An exported network. Raises `InputError` when it holds the weights of the other network."
     content, config = read_model_config(path.with_name("config.json"))
-    held = content.get("weights", content.get("network"))  # "network" in version 0.1
+    held = exported_weights(content)
     if weights not in (None, held):
         raise InputError(f"{path}: holds the weights of the {held} only; say --weights {held}")
     if path.suffix == ".onnx":
