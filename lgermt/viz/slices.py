@@ -22,7 +22,14 @@ from lgermt.viz.classes import (
     first_channel,
     fullest_voxel,
 )
-from .figures import assign_colors, axis_scale, intensity_window, style_figure, to_uint8
+from lgermt.viz.figures import (
+    CLASS_LEGEND,
+    assign_colors,
+    axis_scale,
+    intensity_window,
+    style_figure,
+    to_uint8,
+)
 
 # %% ../../nbs/handbook/slices.ipynb #38fb5d73
 # Cut axis -> axes that run across and down the figure.
@@ -66,8 +73,6 @@ def centre_voxel(
     return tuple(round((side - 1) / 2) for side in shape)
 
 # %% ../../nbs/handbook/slices.ipynb #25db79bf
-# Of several classes: beside the figure, where any number of entries has room.
-_CLASS_LEGEND = dict(orientation="v", x=1.02, xanchor="left", y=1, yanchor="top")
 _DASHES = ("solid", "dot", "dash")
 
 
@@ -225,7 +230,7 @@ def style_slices(
         return style_figure(figure, title, height)
     key = line_key(list(masks), classes)
     title += f"<br><sup>{key}</sup>" if key else ""
-    return style_figure(figure, title, height, legend=_CLASS_LEGEND, showlegend=bool(masks))
+    return style_figure(figure, title, height, legend=CLASS_LEGEND, showlegend=bool(masks))
 
 
 def slice_figure(
