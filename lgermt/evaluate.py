@@ -130,10 +130,11 @@ def write_pictures(
         return False
     from lgermt.viz.cases_page import cases_html, thumbnails
 
+    classes = tuple(metrics.get("classes", ("atrium",)))
     pictures = []
     for volume, mask in zip(volumes, masks):
         outlines = {"truth": volume.label, "prediction": mask}
-        pictures.append(thumbnails(volume.channels[0], outlines))
+        pictures.append(thumbnails(volume.channels[0], outlines, classes))
     title = f"{metrics['method']} on {metrics['split']}"
     write_text(path, cases_html(metrics["cases"], pictures, title))
     return True

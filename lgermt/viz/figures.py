@@ -128,6 +128,13 @@ def map_figure(
     return style_figure(figure, None, 130 + min(450, 720 * tall / len(maps)), coloraxis=colors)
 
 # %% ../../nbs/handbook/figures.ipynb #a66d6ce9
+def _within_a_decade(curves):
+    "Whether an axis with a tick per power of ten would have fewer than two ticks."
+    values = np.concatenate([np.ravel(values).astype(float) for values in curves])
+    positive = np.log10(values[np.isfinite(values) & (values > 0)])
+    return not positive.size or np.floor(positive.max()) - np.ceil(positive.min()) < 1
+
+
 def curve_figure(
     x: np.ndarray,  # (N,) positions, for instance iterations
     curves: dict,  # name -> (N,) values; NaN leaves a gap
@@ -152,7 +159,7 @@ def curve_figure(
         )
     scale = dict(title=y_title, exponentformat="power")
     if log_y:
-        scale |= dict(type="log", dtick=1)
+        scale |= dict(type="log", dtick=None if _within_a_decade(curves.values()) else 1)
     return style_figure(
         figure, showlegend=True, hovermode="x unified", xaxis_title=x_title, yaxis=scale
     )

@@ -239,6 +239,7 @@ thead th, tfoot td, tfoot th:first-child { font-weight: 600; }
 tfoot tr:first-child > * { border-top: 2px solid #555; }
 summary { cursor: pointer; font-size: 1.1rem; margin: 2rem 0 .5rem; }
 pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: .85rem; }
+@media (max-width: 800px) { th, td { padding: .25rem .45rem; } }
 @media (max-width: 600px) {
   body { font-size: 16px; padding: .8rem; }
   table { font-size: .75rem; }

@@ -1,0 +1,90 @@
+"""Pages of a run and of an evaluation, opened in Chromium."""
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, OPTIONS
+
+from lgermt.data.phantom import make_phantom
+from lgermt.viz.cases_page import cases_html, thumbnails
+from lgermt.viz.report import report_html
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: apt-get install chromium)"),
+]
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CLASSES = ("body", "left_vein", "right_vein", "aorta")
+WIDTHS_OF_FIGURES = """() => [...document.querySelectorAll('.grid > div')].map(
+    cell => [cell.clientWidth, cell.querySelector('.main-svg').clientWidth])"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "One Chromium."
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=OPTIONS)
+        yield opened
+        opened.close()
+
+
+def scored(case, dices):
+    "A case of four classes."
+    numbers = {"jaccard": 0.5, "asd": 2.0, "hd95": 7.0}
+    of_class = {name: {"dice": value, **numbers} for name, value in zip(CLASSES, dices)}
+    return {"id": case, "dice": sum(dices) / len(dices), **numbers, "classes": of_class}
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    "A report of one class, one of four classes and two channels, and a page of cases."
+    folder = tmp_path_factory.mktemp("pages")
+    image, truth = make_phantom(3, shape=(96, 72, 48))
+    labels = truth * (1 + np.digitize(np.arange(96), (30, 54, 66))[:, None, None]).astype(np.uint8)
+    found = np.roll(labels, 3, axis=0)
+    both = np.stack([image, -image])
+    log = [{"iteration": n, "loss": 1 / (1 + n)} for n in range(20)]
+    cases = [scored("A", (0.9, 0.8, 0.0, 0.5)), scored("B", (0.9, 0.7, 0.6, 0.5))]
+    settings = {"classes": list(CLASSES), "channels": ["t1", "lge"]}
+    one = [{"id": "A", "dice": 0.9}]
+    pictures = thumbnails(both, {"truth": labels, "prediction": found}, CLASSES)
+    texts = {
+        "one": report_html(log, one, image, truth, np.roll(truth, 3, axis=0), {}, "one class"),
+        "four": report_html(log, cases, both, labels, found, settings, "four classes"),
+        "cases": cases_html(cases, [pictures] * 2, "cases"),
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("width", [400, 700, 1400])
+@pytest.mark.parametrize("name", ["one", "four", "cases"])
+def test_a_page_fits_its_window(pages, browser, name, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(error))
+    page.goto(f"file://{pages}/{name}.html")
+    if name != "cases":
+        page.wait_for_function("document.querySelectorAll('.grid .main-svg').length >= 3")
+        for cell, figure in page.evaluate(WIDTHS_OF_FIGURES):
+            assert cell == figure  # not as wide as the page, which it was in a growing grid
+        assert page.locator(".js-plotly-plot canvas").count()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert not errors
+    page.close()
+
+
+def test_a_click_on_a_class_hides_it_in_both_surfaces(pages, browser):
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(f"file://{pages}/four.html")
+    surface = page.locator(".js-plotly-plot").last
+    surface.locator(".legendtoggle").nth(1).click()
+    page.wait_for_function(
+        """() => {
+            const figure = [...document.querySelectorAll('.js-plotly-plot')].at(-1);
+            const hidden = figure.data.filter(mesh => mesh.visible === 'legendonly');
+            return hidden.length === 2 && hidden.every(mesh => mesh.name === 'left_vein');
+        }"""
+    )
+    page.close()
