@@ -23,7 +23,8 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from .data.io import read_h5
-from .data.sources import Case, find_cases, read_case
+from .data.labels import LabelClasses, find_classes, read_case
+from .data.sources import Case, read_source
 from .data.volume import Volume, check_volume
 from .utils.cli import exit_on_user_error, parse_args, tqdm_options
 from .utils.environment import parallel_map
@@ -90,6 +91,7 @@ def describe_scan(
 
 def inspect_case(
     case: Case | Path,  # files of a source, or a prepared h5 file
+    classes: LabelClasses | None = None,  # of the source
 ) -> dict:  # row, with "pictures"; or "id" and "error"
     "One scan, read and described; a scan that cannot be read is described by its error."
     from lgermt.viz.cases_page import thumbnails
@@ -97,7 +99,7 @@ def inspect_case(
     name = case.id if isinstance(case, Case) else case.parent.name
     try:
         if isinstance(case, Case):
-            volume = read_case(case)
+            volume = read_case(case, classes)
         else:
             volume = check_volume(read_h5(case), labeled=False)
     except InputError as error:
@@ -326,10 +328,18 @@ def check(
     for package in ("plotly", "PIL", "skimage"):
         import_optional(package, extra="report")
     folder = settings.folder
-    cases = sorted(folder.glob("*/mri_norm2.h5")) or find_cases(folder)
-    results = parallel_map(inspect_case, [(case,) for case in cases], settings.workers)
+    cases, classes, refused = sorted(folder.glob("*/mri_norm2.h5")), None, {}
+    if not cases:
+        source = read_source(folder)
+        cases = source.cases
+        classes, refused = find_classes(source, settings.workers)
+    jobs = [(case, classes) for case in cases]
+    results = parallel_map(inspect_case, jobs, settings.workers)
     bar = tqdm(results, "checking", len(cases), unit="scan", **tqdm_options(progress))
     rows = list(bar)
+    for row in rows:
+        if row["id"] in refused:
+            row["error"] = refused[row["id"]]
     readable = [row for row in rows if "error" not in row]
     compared = dataset_warnings(readable) if readable else {}
     general = compared.get("", [])
