@@ -42,7 +42,13 @@ from lgermt.training.checkpoint import (
     save_checkpoint,
     truncate_log,
 )
-from .training.config import TrainConfig, config_to_dict, resolve_config
+from lgermt.training.config import (
+    TrainConfig,
+    config_to_dict,
+    effective_weights,
+    parse_train_config,
+    resolve_config,
+)
 from lgermt.training.distributed import (
     any_rank,
     barrier,
@@ -58,7 +64,7 @@ from lgermt.training.distributed import (
 )
 from .training.methods import METHODS
 from .training.trainer import Trainer
-from .utils.cli import exit_on_user_error, parse_args, tqdm_options
+from .utils.cli import exit_on_user_error, tqdm_options
 from .utils.environment import disable_malloc_trim, versions
 from .utils.errors import InputError, import_optional
 from .utils.files import lock_folder, write_json
@@ -218,7 +224,7 @@ def save_synced_checkpoint(
     data: dict | None = None,  # of `describe_data`
 ) -> None:
     "Rank 0 writes a checkpoint. Raises `RuntimeError` when the processes' weights differ."
-    networks = [trainer.student, *trainer.auxiliary_networks.values()]
+    networks = [trainer.student, *trainer.networks.values()]
     if trainer.teacher is not None:
         networks.append(trainer.teacher)
     sync_buffers(networks)
@@ -333,8 +339,9 @@ def init_run_folder(
             for path in config.out.glob(old):
                 path.unlink()
     settings = dataclasses.asdict(config)
+    weights = {"weights": effective_weights(config)}
     machine = {"versions": versions(), "processes": world_size()}
-    write_json(config.out / "config.json", {**settings, **machine, **data})
+    write_json(config.out / "config.json", {**settings, **weights, **machine, **data})
 
 # %% ../nbs/05_training/04_train.ipynb #e4e6b7b7
 def write_report(
@@ -394,7 +401,7 @@ def main(
 ) -> None:
     "What `python -m lgermt.train` runs."
     with silence_other_ranks(), exit_on_user_error("lgermt.train"):
-        config = parse_args(TrainConfig, argv, "lgermt.train")
+        config = parse_train_config(argv)
         with exit_on_failed_training():
             metrics = run(config)
         if metrics:

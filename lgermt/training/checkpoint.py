@@ -29,6 +29,7 @@ from lgermt.training.config import (
     TrainConfig,
     config_from_dict,
     config_to_dict,
+    flatten_terms,
     upgrade_settings,
 )
 from .trainer import Trainer
@@ -331,6 +332,7 @@ def changed_settings(
     now: dict,  # the same, when it is resumed
 ) -> list[str]:  # "--name value (was value)"
     "Settings that have changed although they decide about the result."
+    before, now = flatten_terms(before), flatten_terms(now)
     changed = []
     for name, value in now.items():
         fixed = name in before and name not in RESUMABLE_CHANGES

@@ -6,8 +6,8 @@
 __all__ = ['LONG_TIMEOUT', 'RUN_VARIABLES', 'world_size', 'rank', 'local_device', 'step_timeout', 'process_group', 'barrier',
            'is_connection_lost', 'read_environment', 'is_rank_of_this_run', 'kill_stopped_ranks', 'silence_other_ranks',
            'shard_batch', 'all_gather_batch', 'RankConsistentDropout3d', 'RankConsistentDropout', 'convert_dropout',
-           'prepare_layers_for_ddp', 'to_ddp', 'broadcast_gradients', 'sync_buffers', 'check_equal_weights', 'any_rank',
-           'all_gather_objects', 'main_process_first']
+           'prepare_layers_for_ddp', 'to_ddp', 'broadcast_gradients', 'average_gradients', 'sync_buffers',
+           'check_equal_weights', 'any_rank', 'all_gather_objects', 'main_process_first']
 
 # %% ../../nbs/handbook/distributed.ipynb #60109de0
 import contextlib
@@ -271,6 +271,16 @@ def broadcast_gradients(
     if world_size() > 1:
         for p in parameters:
             distributed.broadcast(p.grad, 0)
+
+
+def average_gradients(
+    parameters: list[Tensor],  # after a backward pass over this process's share of the batch
+) -> None:
+    "Replaces the gradients by their mean over the processes, in place."
+    if world_size() > 1:
+        for p in parameters:
+            distributed.all_reduce(p.grad)
+            p.grad /= world_size()
 
 
 def sync_buffers(

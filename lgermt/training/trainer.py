@@ -19,9 +19,10 @@ from ..data.augmentation import random_affine, random_intensity
 from ..models.ema import make_teacher, update_teacher, warmup_decay
 from ..models.layers import set_dropout
 from ..models.registry import build_model
-from .config import TERM_SCALES, TrainConfig
+from .config import TrainConfig, term_options
 from lgermt.training.distributed import (
     all_gather_batch,
+    average_gradients,
     broadcast_gradients,
     local_device,
     prepare_layers_for_ddp,
@@ -90,6 +91,7 @@ class Trainer:
     ):
         self.config = config
         self.method = METHODS[config.method]
+        self.options = term_options(config)  # with effective weights
         self.device = pick_device(local_device(config.device))
         self.dtype = pick_precision(config.precision, self.device)
         self.build_networks()
@@ -103,30 +105,34 @@ class Trainer:
     def build_networks(self) -> None:
         "Makes student, teacher and further networks; their weights depend on the seed alone."
         config, method = self.config, self.method
-        auxiliary_networks = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             student = build_model(config)
-            if method.make_auxiliary_networks:
-                auxiliary_networks = method.make_auxiliary_networks(config)
-        student = prepare_layers_for_ddp(student, self.device, config.sync_batchnorm)
-        self.student = self.to_device(student)
+            networks = {
+                name: further.make(config, student) for name, further in method.networks.items()
+            }
+        self.student = self.prepare(student)
         self.teacher = make_teacher(self.student) if method.has_teacher else None
         if self.teacher is not None and not method.teacher_dropout:
             set_dropout(self.teacher, False)
-        self.auxiliary_networks = {
-            name: self.to_device(network) for name, network in auxiliary_networks.items()
-        }
+        self.networks = {name: self.prepare(network) for name, network in networks.items()}
 
     def build_optimizers(self) -> None:
-        "Makes the student's optimiser, and that of the further networks where there are any."
-        make_optimizer = OPTIMIZERS[self.config.optimizer]
-        self.optimizer = make_optimizer(self.student.parameters(), lr=self.config.learning_rate)
-        self.auxiliary_optimizer = None
-        if self.auxiliary_networks:
-            networks = self.auxiliary_networks.values()
-            parameters = [p for network in networks for p in network.parameters()]
-            self.auxiliary_optimizer = self.method.optimizer(parameters)
+        "Makes the student's optimiser and one for every further network."
+        make_optimizer = partial(OPTIMIZERS[self.config.optimizer], lr=self.config.learning_rate)
+        self.optimizer = make_optimizer(self.student.parameters())
+        students = {id(p) for p in self.student.parameters()}
+        self.network_optimizers = {}
+        for name, network in self.networks.items():
+            # what a network shares with the student is the student's
+            own = [p for p in network.parameters() if id(p) not in students]
+            make = self.method.networks[name].optimizer or make_optimizer
+            self.network_optimizers[name] = make(own)
+
+    def prepare(self, network: nn.Module) -> nn.Module:  # changed in place
+        "A network as training needs it: its layers fit several processes, and it is on the device."
+        network = prepare_layers_for_ddp(network, self.device, self.config.sync_batchnorm)
+        return self.to_device(network)
 
     def to_device(self, network: nn.Module) -> nn.Module:  # changed in place
         "The network on the run's device, channels last."
@@ -200,12 +206,12 @@ class Trainer:
             perturb=GaussianNoise(config.noise, (config.seed, NOISE, iteration)),
             student=self.student_logits,
             teacher=self.teacher_probabilities if self.method.has_teacher else None,
-            auxiliary_networks=self.auxiliary_networks,
+            networks=self.networks,
         )
 
     def predict(
         self,
-        context: StepContext,  # of `make_context`; gets mixed, p_t, logits and p_s
+        context: StepContext,  # of `make_context`; gets mixed, p_t and the logits
     ) -> None:
         "Mixes, asks teacher and student. Intensity augmentation is the student's alone."
         method = self.method
@@ -218,6 +224,9 @@ class Trainer:
             images = context.perturb(random_intensity(images, context.generator))
         context.logits = context.student(images)
         context.p_s = context.logits.softmax(1)
+        for name, further in method.networks.items():
+            if not further.terms:
+                context.network_logits[name] = self.forward(self.networks[name], images)
 
     def step(
         self,
@@ -230,46 +239,54 @@ class Trainer:
         context = self.make_context(images, labels, iteration)
         with self.seeded_dropout(iteration):
             self.predict(context)
-            scales = TERM_SCALES[self.config.preset]
-            loss, values = total_loss(self.method.terms, context, ramp, scales)
+            loss, values = total_loss(self.method.terms, context, ramp, self.options)
             # `student_ddp` takes the mean of the processes' gradients; their sum is wanted
             (loss * world_size()).backward()
             optimizer_step(self.optimizer, rate)
             if self.teacher is not None:
                 decay = warmup_decay(iteration, self.config.ema_decay)
                 update_teacher(self.teacher, self.student, decay)
-            if self.auxiliary_optimizer is not None:
-                values |= self.auxiliary_step(context, ramp)
+            for name, further in self.method.networks.items():
+                if further.terms:
+                    values |= self.compute_gradients(name, context, ramp)
+                else:
+                    average_gradients(self.parameters_of(name))
+                own_rate = rate if further.optimizer is None else None
+                optimizer_step(self.network_optimizers[name], own_rate)
         return {name: value.detach() for name, value in {"loss": loss, **values}.items()}
 
-    def auxiliary_step(
+    def compute_gradients(
         self,
+        name: str,  # of a further network with terms of its own
         context: StepContext,  # of a finished step of the student
         ramp: float,  # 0 to 1
-    ) -> dict[str, Tensor]:  # 0-d: every auxiliary term before its weight
-        "One step of the further networks; the student's predictions are constants."
+    ) -> dict[str, Tensor]:  # 0-d: each of its terms before its weight
+        "Gradients of a further network's own terms; the student's predictions are constants."
+        further = self.method.networks[name]
         context = replace(context, logits=context.logits.detach(), p_s=context.p_s.detach())
-        if self.method.before_auxiliary_step:
-            self.method.before_auxiliary_step(context)
-        scales = TERM_SCALES[self.config.preset]
-        loss, values = total_loss(self.method.auxiliary_terms, context, ramp, scales)
-        # the student's loss may have left gradients in these networks, too
-        self.auxiliary_optimizer.zero_grad(set_to_none=True)
+        if further.before_step:
+            further.before_step(context)
+        loss, values = total_loss(further.terms, context, ramp, self.options)
+        # the student's loss may have left gradients in this network, too
+        self.network_optimizers[name].zero_grad(set_to_none=True)
         loss.backward()
-        groups = self.auxiliary_optimizer.param_groups
-        broadcast_gradients([p for group in groups for p in group["params"]])
-        optimizer_step(self.auxiliary_optimizer)
+        broadcast_gradients(self.parameters_of(name))
         return values
 
-    def state_dict(self) -> dict:  # student, teacher, optimizer, networks, opponent
+    def parameters_of(self, name: str) -> list[nn.Parameter]:
+        "What the optimiser of a further network trains."
+        groups = self.network_optimizers[name].param_groups
+        return [p for group in groups for p in group["params"]]
+
+    def state_dict(self) -> dict:  # student, teacher, optimizer, networks, network_optimizers
         "Everything that was learnt, for a checkpoint. Nothing random: draws have no state."
         state = {"student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.teacher is not None:
             state["teacher"] = self.teacher.state_dict()
-        if self.auxiliary_optimizer is not None:
-            networks = self.auxiliary_networks.items()
-            state["networks"] = {name: network.state_dict() for name, network in networks}
-            state["opponent"] = self.auxiliary_optimizer.state_dict()
+        if self.networks:
+            parts = {"networks": self.networks, "network_optimizers": self.network_optimizers}
+            for key, part in parts.items():
+                state[key] = {name: value.state_dict() for name, value in part.items()}
         return state
 
     def load_state_dict(
@@ -281,7 +298,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
-        if self.auxiliary_optimizer is not None:
-            for name, network in self.auxiliary_networks.items():
-                network.load_state_dict(state["networks"][name])
-            self.auxiliary_optimizer.load_state_dict(state["opponent"])
+        for name, network in self.networks.items():
+            network.load_state_dict(state["networks"][name])
+            # version 0.2 had one optimiser for all further networks
+            old = "opponent" in state
+            optimizer = state["opponent"] if old else state["network_optimizers"][name]
+            self.network_optimizers[name].load_state_dict(optimizer)

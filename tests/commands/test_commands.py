@@ -301,7 +301,7 @@ def test_a_mistake_in_a_list_is_one_line(scans, tmp_path, name, content, says):
 
 NOT_NEGATIVE = [
     *("labeled", "hold-out", "iterations", "base-channels", "batch-size", "labeled-batch-size"),
-    *("seed", "learning-rate", "block-size", "blocks", "ema-decay", "noise", "dropout"),
+    *("seed", "learning-rate", "local.size", "local.blocks", "ema-decay", "noise", "dropout"),
     *("log-every", "checkpoint-every"),
 ]
 
@@ -334,8 +334,8 @@ def test_nothing_may_be_negative(scans, tmp_path, option):
         (["--hold-out", 9], "--hold-out"),
         (["--labeled-batch-size", 9], "--labeled-batch-size"),
         (["--labeled-batch-size", 4], "entropy"),
-        (["--preset", "released", "--blocks", 2], "--block-sampling lattice"),
-        (["--block-size", 32], "--block-size 32"),
+        (["--preset", "released", "--local.blocks", 2], "--local.sampling lattice"),
+        (["--local.size", 32], "--local.size 32"),
         (["--noise", "nan"], "--noise nan"),
         (["--seed", 2**64], "--seed"),
         (["--norm", "layer"], "norm"),

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 WORKER = Path(__file__).with_name("kills.py")
 KILLS = 5
-FEW = ["--iterations", "8", "--checkpoint-every", "1", "--block-size", "8"]
+FEW = ["--iterations", "8", "--checkpoint-every", "1"]
 
 
 def killed(folder, *jobs):

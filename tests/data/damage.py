@@ -209,7 +209,6 @@ def checkpoints(folder, _):
             labeled=2,
             patch=(32, 32, 16),
             base_channels=1,
-            block_size=8,
             device="cpu",
             precision="fp32",
             iterations=2,

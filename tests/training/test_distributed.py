@@ -18,7 +18,7 @@ WORKER = Path(__file__).with_name("two_ranks.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 # Group norm: instance norm over a bottleneck of 4 voxels amplifies rounding.
 SHORT = [
-    *("--iterations", 5, "--checkpoint-every", 2, "--block-size", 8),
+    *("--iterations", 5, "--checkpoint-every", 2),
     *("--precision", "fp32", "--norm", "group"),
 ]
 FEW = [*TINY, *SHORT]

@@ -35,7 +35,6 @@ def make_trainer(method, out, classes=None, channels=None, **settings):
         patch=(32, 32, 16),
         base_channels=2,
         iterations=STEPS,
-        block_size=8,
         device="cpu",
         precision="fp32",
         **settings,
@@ -72,7 +71,7 @@ def test_a_method_trains_and_resumes_bit_for_bit(method, batch, tmp_path):
     start = through_file(whole.state_dict())
     losses = train(whole, batch, range(STEPS))
     row = METHODS[method]
-    assert losses.keys() == {"loss", *(term.name for term in (*row.terms, *row.auxiliary_terms))}
+    assert losses.keys() == {"loss", *(term.name for term in row.all_terms)}
     for value in losses.values():
         assert value.shape == () and value.isfinite() and not value.requires_grad
 
@@ -86,7 +85,7 @@ def test_a_method_trains_and_resumes_bit_for_bit(method, batch, tmp_path):
 
     end = whole.state_dict()
     assert ("teacher" in end) == row.has_teacher
-    assert ("networks" in end) == bool(row.make_auxiliary_networks)
+    assert ("networks" in end) == bool(row.networks)
     for part in {"student", "teacher", "networks"} & end.keys():  # all of them have learnt
         before, after = leaves(start[part]), leaves(end[part])
         for name in after:
@@ -118,7 +117,7 @@ def test_a_method_trains_four_classes_from_two_channels(method, tmp_path):
 def test_a_method_leaves_no_gradients(method, batch, tmp_path):
     trainer = make_trainer(method, tmp_path)
     train(trainer, batch, range(1))
-    networks = [trainer.student, *trainer.auxiliary_networks.values()]
+    networks = [trainer.student, *trainer.networks.values()]
     if trainer.teacher is not None:
         networks.append(trainer.teacher)
     assert all(weight.grad is None for network in networks for weight in network.parameters())
@@ -146,26 +145,27 @@ def test_a_loss_changes_no_state(method, batch, tmp_path):
     context = trainer.make_context(*labeled_part(trainer, batch), iteration=2)
     with trainer.seeded_dropout(2):
         trainer.predict(context)
-        for term in (*trainer.method.terms, *trainer.method.auxiliary_terms):
-            assert term.loss(context.rows(term.covers)).isfinite(), term.name
+        for term in trainer.method.all_terms:
+            value = term.value(context, trainer.options[term.name])
+            assert value.isfinite(), term.name
     assert_same(before, trainer.state_dict())
 
 
 def test_asdnet_keeps_its_running_dice(batch, tmp_path):
     trainer = make_trainer("asdnet", tmp_path)
-    discriminator = trainer.auxiliary_networks["confidence"]
+    discriminator = trainer.networks["confidence"]
     assert discriminator.threshold() == 1
     train(trainer, batch, range(2))
     assert 0 < discriminator.running_dice < 0.03
     other = make_trainer("asdnet", tmp_path)
     other.load_state_dict(through_file(trainer.state_dict()))
-    kept = other.auxiliary_networks["confidence"].threshold()
+    kept = other.networks["confidence"].threshold()
     assert kept == discriminator.threshold() < 1
 
 
 def test_the_students_step_leaves_the_discriminator_as_it_is(batch, tmp_path):
     trainer = make_trainer("asdnet", tmp_path)
-    trainer.auxiliary_step = lambda context, ramp: {}
+    trainer.method = replace(trainer.method, networks={})  # no step of its own
     before = through_file(trainer.state_dict())
     train(trainer, batch, range(2))
     after = trainer.state_dict()
@@ -178,5 +178,5 @@ def test_the_students_step_leaves_the_discriminator_as_it_is(batch, tmp_path):
 @pytest.mark.parametrize("method", ["tcse", "ua-mt", "asdnet"])
 def test_the_rivals_take_other_settings(method, norm, batch, tmp_path):
     preset = "paper" if method == "asdnet" else "released"
-    trainer = make_trainer(method, tmp_path, norm=norm, preset=preset, block_sampling="grid")
+    trainer = make_trainer(method, tmp_path, norm=norm, preset=preset)
     assert train(trainer, batch, range(2))["loss"].isfinite()

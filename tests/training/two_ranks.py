@@ -21,7 +21,6 @@ TINY = TrainConfig(
     iterations=20,
     patch=(32, 32, 16),
     base_channels=2,
-    block_size=8,
     device="cpu",
     precision="fp32",
     norm="group",
