@@ -23,7 +23,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from .data.io import read_h5
-from .data.labels import LabelClasses, find_classes, read_case
+from .data.label_classes import LabelClasses, find_classes, read_case
 from .data.sources import Case, read_source
 from .data.volume import Volume, check_volume
 from .utils.cli import exit_on_user_error, parse_args, tqdm_options

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from .data.datasets import is_count, read_list, read_prepare_json, split_cases
 from .data.io import write_h5
-from lgermt.data.labels import (
+from lgermt.data.label_classes import (
     LabelClasses,
     choose_classes,
     parse_classes,
