@@ -63,6 +63,7 @@ from lgermt.training.distributed import (
     world_size,
 )
 from .training.methods import METHODS
+from .training.summary import StepTimer, describe_run, next_steps
 from .training.trainer import Trainer
 from .utils.cli import exit_on_user_error, tqdm_options
 from .utils.environment import disable_malloc_trim, versions
@@ -313,6 +314,9 @@ def run(
         if rank() == 0:
             init_run_folder(config, data, fresh=not state)
         start = state["iteration"] if state else 0
+        if progress and rank() == 0:
+            print(describe_run(trainer, split, training), flush=True)
+            callback = StepTimer(trainer, start, callback)
         began = time.perf_counter()
         log = training_loop(trainer, patches, start, progress, callback, data)
         seconds = round(time.perf_counter() - began, 1)
@@ -406,7 +410,7 @@ def main(
             metrics = run(config)
         if metrics:
             print(format_scores(metrics))
-        print(f"the run is in {config.out}")
+        print(f"the run is in {config.out}", next_steps(config), sep="\n")
 
 # %% ../nbs/05_training/04_train.ipynb #19b5d9c9
 if __name__ == "__main__" and "__file__" in globals():

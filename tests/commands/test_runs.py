@@ -1,6 +1,7 @@
 """A run and its folder: which data it is of, one process at a time, files of others."""
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,9 @@ import h5py
 import pytest
 import torch
 from helpers import ENVIRONMENT, ROOT, TINY, command, run, train
+
+from lgermt.train import run as run_training
+from lgermt.training.config import TrainConfig
 
 STEPS = ["--iterations", 4, "--checkpoint-every", 2]
 
@@ -195,3 +199,37 @@ def test_make_train_does_not_replace_a_run(finished):
         recipe = make("--dry-run", f"OUT={finished}", *words).stdout
         guard = recipe.partition(".venv/bin/python")[0]
         assert subprocess.run(guard, shell=True, cwd=ROOT).returncode == 0
+
+
+def test_a_run_says_what_it_does_how_long_and_what_comes_next(scans, tmp_path):
+    said = train(scans, tmp_path / "a run", "--iterations", 8).out.getvalue().splitlines()
+    assert [line.split()[0] for line in said[:5]] == ["data", "method", "network", "device", "time"]
+    assert f"{scans}: 2 annotated and 2 unannotated scans, 2 to test" in said[0]
+    assert [line.split()[0] for line in said[-3:]] == ["look", "score", "segment"]
+    words = shlex.split(said[-2])[1:]
+    assert words[:3] == ["python", "-m", "lgermt.evaluate"]
+    run("evaluate", *words[3:])
+    assert (tmp_path / "a run" / "test.json").exists()
+
+
+def test_a_run_of_more_than_an_hour_names_one_of_twenty_minutes(scans, tmp_path):
+    arguments = ["--data", scans, "--out", tmp_path / "run", *TINY, "--iterations", 100_000_000]
+    process = subprocess.Popen(
+        command("train", *arguments),
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    line = next(line for line in process.stdout if line.startswith("time"))
+    process.kill()
+    process.communicate()
+    assert "hours" in line and "on this CPU about twenty minutes with --iterations " in line
+
+
+def test_a_notebook_is_spared_the_words(scans, tmp_path, capsys):
+    data, out = str(scans), tmp_path / "run"
+    settings = {"labeled": 2, "iterations": 8, "patch": (32, 32, 16), "base_channels": 2}
+    run_training(TrainConfig(data, out, "vnet", device="cpu", **settings), progress=False)
+    said = capsys.readouterr()
+    assert not said.out and not said.err
