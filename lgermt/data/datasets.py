@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PHANTOM_FOLDER', 'PHANTOM_SPACING', 'read_list', 'Split', 'find_list', 'read_optional_list', 'hold_out_end',
-           'load_split', 'load_scan', 'array_digest', 'data_fingerprint', 'changed_data', 'case_ids', 'is_count',
-           'draw_cases', 'pick_cases', 'patient_of', 'order_annotated', 'split_cases', 'read_phantom_json',
-           'describe_phantoms', 'read_prepare_json', 'DatasetInfo', 'read_dataset_info', 'claim_phantom_folder',
+           'load_split', 'array_digest', 'data_fingerprint', 'changed_data', 'case_ids', 'is_count', 'draw_cases',
+           'pick_cases', 'patient_of', 'order_annotated', 'split_cases', 'read_phantom_json', 'describe_phantoms',
+           'read_prepare_json', 'DatasetInfo', 'read_dataset_info', 'load_scan', 'claim_phantom_folder',
            'random_phantom_shape', 'write_phantoms']
 
 # %% ../../nbs/handbook/datasets.ipynb #6f847196
@@ -22,7 +22,7 @@ import numpy as np
 from .io import read_h5, write_h5
 from .phantom import field_grid, make_phantom
 from .sources import Case
-from .volume import STANDARD_ORIENTATION, Volume, check_volume
+from .volume import STANDARD_ORIENTATION, Volume, check_channels, check_volume
 from ..utils.errors import InputError
 from ..utils.files import write_json, write_text
 
@@ -129,15 +129,6 @@ def load_split(
                 f"{source}: {both[0]} is also in {name}; a scan is either trained with or scored"
             )
     return Split(tuple(train[:labeled]), tuple(train[labeled:]), val, test)
-
-# %% ../../nbs/handbook/datasets.ipynb #a222cdba
-def load_scan(
-    folder: str | Path,  # folder with <ID>/mri_norm2.h5
-    case: str,  # ID
-    labeled: bool,  # whether an annotation must be there
-) -> Volume:  # the scan, checked
-    "One scan of the training layout. Raises `InputError` that names its file."
-    return check_volume(read_h5(Path(folder) / case / "mri_norm2.h5"), labeled=labeled)
 
 # %% ../../nbs/handbook/datasets.ipynb #12716402
 def array_digest(
@@ -370,6 +361,20 @@ def read_dataset_info(
         if value is not None:
             known[field.name] = value if field.name == "orientation" else tuple(value)
     return DatasetInfo(**known)
+
+# %% ../../nbs/handbook/datasets.ipynb #a222cdba
+def load_scan(
+    folder: str | Path,  # folder with <ID>/mri_norm2.h5
+    case: str,  # ID
+    labeled: bool,  # whether an annotation must be there
+) -> Volume:  # the scan, checked
+    "One scan of the training layout, with the set's classes. Raises `InputError`."
+    info = read_dataset_info(folder)
+    num_classes = 1 + len(info.classes)
+    volume = read_h5(Path(folder) / case / "mri_norm2.h5", num_classes)
+    check_volume(volume, labeled, num_classes)
+    check_channels(volume, len(info.channels))
+    return volume
 
 # %% ../../nbs/handbook/datasets.ipynb #c1c1c86a
 def claim_phantom_folder(

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['NUMERIC_KINDS', 'PREPARE_ADVICE', 'GEOMETRY_ATTRIBUTES', 'SITK_SUFFIXES', 'NIFTI_SUFFIXES', 'open_h5',
            'read_h5_dataset', 'read_h5_attribute', 'read_h5', 'write_h5', 'sitk_warnings_off', 'check_sitk_header',
-           'read_scan', 'write_image_like', 'write_mask', 'read_mask']
+           'read_scan', 'write_image_like', 'write_mask', 'read_stored_mask', 'read_mask']
 
 # %% ../../nbs/handbook/io.ipynb #7f1f05fa
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from lgermt.data.integrity import (
     check_nifti_written,
     nifti_expected_bytes,
 )
-from .volume import Volume, binary_label, to_sitk
+from .labels import map_labels, unmap_labels
+from .volume import Volume, same_voxels_on, to_sitk
 from ..utils.errors import InputError, as_input_error
 from ..utils.files import atomic_h5, atomic_write, check_file, file_suffix, scan_id
 
@@ -95,6 +96,7 @@ def read_h5_attribute(
 # %% ../../nbs/handbook/io.ipynb #01342019
 def read_h5(
     path: str | Path,  # file with `image` and perhaps `label`
+    num_classes: int = 2,  # of the label, background included
 ) -> Volume:  # the image as it is, not normalised again
     "Read a scan in the published layout. Raises `InputError` on a file that is none."
     label, geometry = None, {}
@@ -105,9 +107,11 @@ def read_h5(
         for name in GEOMETRY_ATTRIBUTES:
             geometry[name] = read_h5_attribute(file, name, path)
     if label is not None:
-        label = binary_label(label, path)
+        label = map_labels(label, range(1, num_classes), path)
     with np.errstate(over="ignore"):  # beyond float32: infinite, which `check_volume` refuses
         image = image.astype(np.float32)
+    if image.ndim == 4 and len(image) == 1:
+        image = image[0]
     return Volume(image, label, id=scan_id(path), **geometry)
 
 
@@ -216,34 +220,48 @@ def write_image_like(
 
 def write_mask(
     path: str | Path,  # ends in .nrrd, .nii or .nii.gz
-    mask: np.ndarray,  # (X, Y, Z) of {0, 1}
+    mask: np.ndarray,  # (X, Y, Z) of class numbers
     like: Volume,  # on whose grid the mask lies
+    label_values: Sequence[int] = (1,),  # value of class 1, 2, ... in the file; of one class: 1
 ) -> None:
-    "Write a mask as uint8 on the scan's grid. Raises `InputError` where the shapes differ."
+    "Write a mask on the scan's grid. Raises `InputError` where shapes or classes do not fit."
     mask = np.asarray(mask)
     if file_suffix(path) not in SITK_SUFFIXES:
         raise InputError(f"{path}: masks are written as .nii.gz, .nii or .nrrd: change the suffix")
-    if mask.shape != like.image.shape:
+    if mask.shape != like.shape:
         raise InputError(
-            f"{path}: mask {mask.shape} and scan {like.id} {like.image.shape} differ in shape"
+            f"{path}: mask {mask.shape} and scan {like.id} {like.shape} differ in shape"
         )
-    write_image_like(path, binary_label(mask, path), like)
+    classes = map_labels(mask, range(1, 1 + len(label_values)), path)
+    if len(label_values) > 1:
+        classes = unmap_labels(classes, label_values)
+    write_image_like(path, classes, like)
+
+
+def read_stored_mask(
+    path: Path,  # .nii.gz, .nii, .nrrd, or .h5 with the dataset `label`
+) -> Volume:  # the numbers of the mask as its image
+    "A mask as it is stored. Raises `InputError` on a file that is none."
+    if file_suffix(path) != ".h5":
+        return read_scan(path)
+    geometry = {}
+    with open_h5(path) as file:
+        stored = read_h5_dataset(file, "label", path)
+        for name in GEOMETRY_ATTRIBUTES:
+            geometry[name] = read_h5_attribute(file, name, path)
+    return Volume(stored, **geometry)
 
 
 def read_mask(
-    path: Path,  # .nii.gz, .nii, .nrrd, or .h5 with the dataset `label`
+    path: Path,  # .nii.gz, .nii, .nrrd, or .h5 with class numbers in the dataset `label`
     volume: Volume,  # the annotated scan
-) -> np.ndarray:  # (X, Y, Z) uint8
-    "A mask on the scan's grid. Raises `InputError` for values other than 0 and 1, another shape."
-    if path.suffix == ".h5":
-        with open_h5(path) as file:
-            stored = read_h5_dataset(file, "label", path)
-    else:
-        stored = read_scan(path).image
-    mask = binary_label(stored, path)
-    if mask.shape != volume.label.shape:
-        raise InputError(
-            f"{path}: mask {mask.shape}, but scan {volume.id} is {volume.label.shape}; "
-            "export it on the scan's own grid"
-        )
-    return mask
+    label_values: Sequence[int] = (1,),  # value of class 1, 2, ... in images; of one class: 1
+) -> np.ndarray:  # (X, Y, Z) uint8 class numbers, on the scan's grid
+    "A mask of a scan. Raises `InputError` for other values, and for a mask that lies elsewhere."
+    stored = read_stored_mask(path)
+    if stored.image.ndim != 3:
+        raise InputError(f"{path}: mask {stored.image.shape}: three sides are needed")
+    if len(label_values) == 1 or file_suffix(path) == ".h5":
+        label_values = range(1, 1 + len(label_values))
+    mask = map_labels(stored.image, tuple(label_values), path)
+    return same_voxels_on(volume, mask, stored, path)

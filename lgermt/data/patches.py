@@ -71,7 +71,7 @@ def random_corner(
 
 
 def random_crop(
-    arrays: list[Tensor],  # (X, Y, Z) tensors of one scan
+    arrays: list[Tensor],  # (..., X, Y, Z) tensors of one scan
     patch: tuple[int, int, int],  # X, Y, Z of the crop
     orientations: str,  # as `random_orientation` takes it
     rng: np.random.Generator,
@@ -79,9 +79,9 @@ def random_crop(
     "Crop first, then orient: an odd turn crops the patch with x and y exchanged."
     quarter_turns, flip = random_orientation(orientations, rng)
     sides = (patch[1], patch[0], patch[2]) if quarter_turns % 2 else patch
-    corner = random_corner(arrays[0].shape, sides, rng)
+    corner = random_corner(arrays[0].shape[-3:], sides, rng)
     box = tuple(slice(first, first + side) for first, side in zip(corner, sides))
-    return [orient(array[box], quarter_turns, flip) for array in arrays]
+    return [orient(array[(..., *box)], quarter_turns, flip) for array in arrays]
 
 # %% ../../nbs/01_data/03_patches.ipynb #24896293
 @lru_cache(8)
@@ -170,7 +170,7 @@ class PatchSampler:
         self.sampler, self.seed = sampler, seed
         self.patch, self.orientations = tuple(patch), orientations
         self.device = device
-        self.images = [self.to_device(volume.image) for volume in volumes]
+        self.images = [self.to_device(volume.channels) for volume in volumes]
         self.labels = []
         for volume in volumes:
             self.labels.append(None if volume.label is None else self.to_device(volume.label))
@@ -178,7 +178,7 @@ class PatchSampler:
 
     def to_device(
         self,
-        array: np.ndarray,  # (X, Y, Z)
+        array: np.ndarray,  # (..., X, Y, Z)
     ) -> Tensor:  # padded to the patch; with turns, x and y both to the longer of its sides
         "An array of a scan where it will be cut."
         x, y, z = self.patch
@@ -189,7 +189,7 @@ class PatchSampler:
     def batch(
         self,
         iteration: int,  # zero-based
-    ) -> tuple[Tensor, Tensor, list[str]]:  # (B, 1, X, Y, Z) float32, (L, X, Y, Z) int64, names
+    ) -> tuple[Tensor, Tensor, list[str]]:  # (B, K, X, Y, Z) float32, (L, X, Y, Z) int64, names
         "Images, labels of the annotated ones, names: a function of the seed and the iteration."
         images, labels, names = [], [], []
         for place, scan in enumerate(self.sampler.batch(iteration)):
@@ -204,4 +204,4 @@ class PatchSampler:
         masks = torch.empty(len(labels), *self.patch, dtype=torch.long, device=images[0].device)
         for mask, label in zip(masks, labels):
             mask.copy_(label)  # from uint8 at once: stacked first, each voxel is written twice
-        return torch.stack(images)[:, None], masks, names
+        return torch.stack(images), masks, names

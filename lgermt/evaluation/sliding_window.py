@@ -90,7 +90,7 @@ def fuse_batch_norm(
 # %% ../../nbs/06_results/01_sliding_window.ipynb #b0b087b1
 def _check_arguments(image, patch, stride, batch_size):
     "Raises `ValueError` for arguments that do not fit together."
-    if image.dim() != 3:
+    if image.dim() not in (3, 4):
         raise ValueError(f"image has shape {tuple(image.shape)}; a scan has three sides")
     if not all(1 <= s <= k for s, k in zip(stride, patch, strict=True)):
         raise ValueError(
@@ -102,8 +102,8 @@ def _check_arguments(image, patch, stride, batch_size):
 
 
 def sliding_window(
-    model: nn.Module,  # network: (B, 1, X, Y, Z) to logits (B, C, X, Y, Z)
-    image: Tensor,  # (X, Y, Z) scan, any size
+    model: nn.Module,  # network: (B, K, X, Y, Z) to logits (B, C, X, Y, Z)
+    image: Tensor,  # (X, Y, Z) scan, any size; with several channels (K, X, Y, Z)
     patch: tuple = (112, 112, 80),  # window, sides that the network takes
     stride: tuple = (18, 18, 4),  # voxels between windows, at most the window's sides
     batch_size: int = 4,  # windows per forward pass, at most
@@ -114,31 +114,34 @@ def sliding_window(
     with eval_mode(model):
         network = fuse_batch_norm(model)
         device = next(model.parameters(), image).device  # an ONNX graph has no parameters
-        padded, inside = pad_to(image.to(device, torch.float32), patch)
-        starts = [window_starts(*sizes) for sizes in zip(padded.shape, patch, stride)]
+        channels = image.reshape(-1, *image.shape[-3:])
+        padded, inside = pad_to(channels.to(device, torch.float32), patch)
+        shape = padded.shape[1:]
+        starts = [window_starts(*sizes) for sizes in zip(shape, patch, stride)]
         boxes = []
         for corner in itertools.product(*starts):
-            boxes.append(tuple(slice(start, start + k) for start, k in zip(corner, patch)))
+            box = tuple(slice(start, start + k) for start, k in zip(corner, patch))
+            boxes.append((slice(None), *box))
         passes = math.ceil(len(boxes) / batch_size)
         total = None
         for i in range(passes):  # equal shares: 9 windows by 4 are 3 + 3 + 3
             share = boxes[i * len(boxes) // passes : (i + 1) * len(boxes) // passes]
-            windows = torch.stack([padded[box] for box in share])[:, None]
+            windows = torch.stack([padded[box] for box in share])
             p = network(windows).float().softmax(1)
             if total is None:
-                total = p.new_zeros(p.shape[1], *padded.shape)
+                total = p.new_zeros(p.shape[1], *shape)
             for box, window in zip(share, p):
-                total[(slice(None), *box)] += window
-        total /= window_counts(padded.shape, patch, stride).to(total.device)
+                total[box] += window
+        total /= window_counts(shape, patch, stride).to(total.device)
     return total[(slice(None), *inside)]
 
 # %% ../../nbs/06_results/01_sliding_window.ipynb #48443230
 def predict_whole_volume(
-    model: nn.Module,  # network: (B, 1, X, Y, Z) to logits (B, C, X, Y, Z)
-    image: Tensor,  # (X, Y, Z) scan, small enough for one forward pass
+    model: nn.Module,  # network: (B, K, X, Y, Z) to logits (B, C, X, Y, Z)
+    image: Tensor,  # (X, Y, Z) or (K, X, Y, Z) scan, small enough for one forward pass
 ) -> Tensor:  # (C, X, Y, Z) float32 probabilities on the network's device
     "One forward pass over the whole scan, padded to sides the network takes. Raises `ValueError`."
     image = torch.as_tensor(image)
     divisor = getattr(model, "divisor", 1)  # a network that names none takes any side
-    sides = tuple(divisor * math.ceil(side / divisor) for side in image.shape)
+    sides = tuple(divisor * math.ceil(side / divisor) for side in image.shape[-3:])
     return sliding_window(model, image, sides, sides, 1)

@@ -2,13 +2,12 @@
 
 import itertools
 import math
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -26,16 +25,6 @@ from lgermt.data.patches import (
 from lgermt.data.volume import Volume
 from lgermt.evaluation.sliding_window import sliding_window, window_counts, window_starts
 from lgermt.utils.errors import InputError
-
-# The same examples on every machine; HYPOTHESIS_PROFILE=explore looks at many new ones.
-COMMON = settings(
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-settings.register_profile("reproducible", COMMON, max_examples=60, derandomize=True)
-settings.register_profile("explore", COMMON, max_examples=2000, derandomize=False)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "reproducible"))
 
 sides = st.tuples(*[st.integers(1, 7)] * 3)
 finite = st.floats(-1e6, 1e6, width=32)

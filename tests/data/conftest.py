@@ -1,0 +1,15 @@
+"""How hypothesis looks for counterexamples."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# The same examples on every machine; HYPOTHESIS_PROFILE=explore looks at many new ones.
+COMMON = settings(
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile("reproducible", COMMON, max_examples=60, derandomize=True)
+settings.register_profile("explore", COMMON, max_examples=2000, derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "reproducible"))
