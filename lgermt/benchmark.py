@@ -100,6 +100,7 @@ def run_benchmark(
             out=Path("none"),
             patch=settings.patch,
             base_channels=settings.base_channels,
+            network=settings.network,
         )
     )
     rows = {}
@@ -125,6 +126,7 @@ def run_benchmark(
     result = {
         "rows": rows,
         "patch": config.patch,
+        "network": config.network,
         "base_channels": config.base_channels,
         "device": str(pick_device(settings.device)),
         "precision": settings.precision,

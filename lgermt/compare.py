@@ -17,6 +17,7 @@ from typing import Annotated
 import tyro
 
 from .data.datasets import PHANTOM_FOLDER, load_split
+from .doctor import estimate_step_memory
 from lgermt.evaluation.statistics import (
     describe_protocol,
     latex_table,
@@ -24,7 +25,7 @@ from lgermt.evaluation.statistics import (
     read_results,
     summarize_runs,
 )
-from .models.registry import build_model
+from .models.registry import build_model, title_with_network
 from .train import TrainingError, describe_data, load_volumes, run
 from .training.checkpoint import RESUMABLE_CHANGES, check_same_data
 from lgermt.training.config import (
@@ -215,6 +216,7 @@ def collect_result(
         **metrics,
         "scans": scans,
         "parameters": sum(p.numel() for p in build_model(config).parameters()),
+        "step_megabytes": round(estimate_step_memory(config)),  # in float32
         "seconds": round(training_seconds(log), 1),
         "settings": settings,
         "data_fingerprint": recorded["data_fingerprint"],
@@ -254,7 +256,8 @@ def compare(
     for number, config in enumerate(runs, 1):
         outcome = run_one(config, settings.out / f"{config.out.name}.json", progress)
         print(
-            f"[{number}/{len(runs)}] {METHODS[config.method].title}, "
+            f"[{number}/{len(runs)}] "
+            f"{title_with_network(METHODS[config.method].title, config.network)}, "
             f"{config.labeled} annotated, seed {config.seed}: {outcome}",
             flush=True,
         )

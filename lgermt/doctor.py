@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WIDGET_PACKAGES', 'LAB_EXTENSIONS', 'PACKAGES', 'activation_bytes', 'estimate_step_memory', 'widget_problems',
-           'installed_version', 'device_memory', 'describe_gpus', 'describe_memory', 'diagnose', 'Doctor', 'main']
+           'installed_version', 'device_memory', 'describe_gpus', 'describe_memory', 'describe_network', 'diagnose',
+           'Doctor', 'main']
 
 # %% ../nbs/handbook/doctor.ipynb #1cc1eab6
 import os
@@ -20,6 +21,7 @@ from .models.registry import build_model
 from .training.config import TrainConfig, resolve_config
 from .utils.cli import exit_on_user_error, parse_args
 from .utils.environment import cpu_name, pick_device, pick_precision
+from .utils.errors import InputError
 
 # %% ../nbs/handbook/doctor.ipynb #4ee5621d
 def activation_bytes(
@@ -34,7 +36,7 @@ def activation_bytes(
         return tensor
 
     network = build_model(config).to("meta")
-    images = torch.empty(config.batch_size, 1, *config.patch, device="meta")
+    images = torch.empty(config.batch_size, config.in_channels, *config.patch, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         network(images)
     return sum(storage.nbytes() for storage in kept.values())
@@ -138,6 +140,14 @@ def describe_memory(
     return text
 
 
+def describe_network(
+    network: torch.nn.Module,  # of the registry
+) -> str:
+    "Its title and the number of its parameters."
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return f"{network.title}, {parameters:,} parameters"
+
+
 def diagnose(
     config: TrainConfig,  # as given
 ) -> dict:  # title -> text; what a person pastes into an issue
@@ -159,6 +169,7 @@ def diagnose(
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "GPU": describe_gpus(),
         "device": f"{device} would be used, with {precision}",
+        "network": describe_network(build_model(config)),
         "settings": f"{config.method}, patch {' x '.join(map(str, config.patch))}, "
         f"batch {config.batch_size}, {config.base_channels} channels, {config.norm} norm",
         "memory": describe_memory(needed, device_memory(device)),
@@ -174,10 +185,14 @@ class Doctor:
     "A row of the methods table."
     patch: tuple[int, int, int] = (112, 112, 80)
     "Sides of the training patch in voxels, multiples of 16."
+    network: str = "vnet"
+    "Architecture: vnet, resunet."
     base_channels: int = 16
-    "Width of V-Net."
+    "Feature channels of the network at full resolution."
     batch_size: int = 4
     "Patches per step."
+    data: str = "phantom"
+    "Folder of a prepared set: its channels and classes count."
     device: str = "auto"
     "auto, cpu, cuda, cuda:1, mps."
 
@@ -188,7 +203,9 @@ def main(
     "What `python -m lgermt.doctor` runs."
     with exit_on_user_error("lgermt.doctor"):
         settings = parse_args(Doctor, argv, "lgermt.doctor")
-        config = TrainConfig(data="none", out=Path("none"), **vars(settings))
+        if not settings.data.startswith("phantom") and not Path(settings.data).is_dir():
+            raise InputError(f"{settings.data}: no such folder; --data takes a prepared set")
+        config = TrainConfig(out=Path("none"), **vars(settings))
         for title, text in diagnose(config).items():
             print(f"{title:<13}{text}")
 

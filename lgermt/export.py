@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from .evaluation.metrics import METRICS
-from .models.registry import get_model_class
+from .models.registry import get_model_class, title_with_network
 from lgermt.training.checkpoint import (
     OnnxModel,
     exported_weights,
@@ -229,7 +229,7 @@ def model_card(
         subject, structure = "Left atrium segmentation", "atrium"
     return MODEL_CARD_TEMPLATE.format(
         subject=subject,
-        title=method.title if method else config.method,
+        title=title_with_network(method.title if method else config.method, config.network),
         network=get_model_class(config.network).title,
         width=config.base_channels,
         iterations=config.iterations,

@@ -35,6 +35,7 @@ from lgermt.data.datasets import (
 from .data.patches import PatchSampler, TwoStreamSampler, check_divisible
 from .data.volume import Volume
 from .evaluation.scoring import format_scores, median_case, score_network
+from .models.registry import title_with_network
 from lgermt.training.checkpoint import (
     check_run_folder,
     check_same_data,
@@ -374,7 +375,8 @@ def write_report(
         case.label,
         masks[middle],
         config_to_dict(config),
-        f"{METHODS[config.method].title}, median case {case.id}",
+        f"{title_with_network(METHODS[config.method].title, config.network)}, "
+        f"median case {case.id}",
     )
 
 # %% ../nbs/05_training/04_train.ipynb #de217a18

@@ -34,7 +34,7 @@ from lgermt.bench.timing import (
 from ..evaluation.sliding_window import fuse_batch_norm, sliding_window
 from ..losses.affinity import extract_blocks, sample_block_corners
 from ..models.layers import InstanceNorm
-from ..models.vnet import VNet
+from ..models.registry import MODELS
 from ..utils.cli import Flag, exit_on_user_error, parse_args
 from ..utils.environment import disable_malloc_trim, versions
 from ..utils.files import write_json
@@ -119,7 +119,14 @@ def make_matrices_pair(case: BenchmarkCase) -> tuple[Callable, Callable]:
         return sum(losses) / 4
 
     explicit, exact = (
-        TrainingStep("lg-er-mt", case.patch, case.base_channels, case.device, case.precision)
+        TrainingStep(
+            "lg-er-mt",
+            case.patch,
+            case.base_channels,
+            case.device,
+            case.precision,
+            network=case.network,
+        )
         for _ in range(2)
     )
     method = explicit.trainer.method
@@ -135,7 +142,8 @@ def make_foreach_pair(case: BenchmarkCase) -> tuple[Callable, Callable]:
     "The optimizer's step and the teacher's average: weight by weight, and all in one call."
 
     def make_side(in_one_call):
-        student, teacher = (VNet(base_channels=case.base_channels) for _ in range(2))
+        network = MODELS[case.network]
+        student, teacher = (network(base_channels=case.base_channels) for _ in range(2))
         weights, averages = list(student.parameters()), list(teacher.parameters())
         optimizer = torch.optim.SGD(
             weights, lr=0.01, momentum=0.9, weight_decay=1e-4, foreach=in_one_call
@@ -164,13 +172,13 @@ CHANNELS_FIRST = torch.contiguous_format
 def make_network_pass(
     case: BenchmarkCase,
     layout: torch.memory_format = CHANNELS_LAST,
-    norm: str = "instance",  # as in VNet
+    norm: str = "instance",  # of the network
     change: Callable | None = None,  # network -> network, what else is done to it
     dtype: torch.dtype | None = None,  # of autocast
 ) -> Callable:  # no arguments; returns the logits
-    "A forward and a backward pass of V-Net on a batch of 4."
+    "A forward and a backward pass of the network on a batch of 4."
     torch.manual_seed(0)
-    network = VNet(base_channels=case.base_channels, dropout=0.0, norm=norm)
+    network = MODELS[case.network](base_channels=case.base_channels, dropout=0.0, norm=norm)
     if change is not None:
         network = change(network)
     network = network.to(memory_format=layout)
@@ -195,8 +203,8 @@ def make_network_pair(
 
 
 def use_torch_instance_norm(
-    network: VNet,  # with instance normalisation
-) -> VNet:  # the same network, changed in place
+    network: nn.Module,  # with instance normalisation
+) -> nn.Module:  # the same network, changed in place
     "PyTorch's instance normalisation instead of ours."
     for module in list(network.modules()):
         for name, layer in module.named_children():
@@ -221,7 +229,7 @@ def time_kept_memory(case: BenchmarkCase) -> dict:  # as from `time_alternating`
 # %% ../../nbs/handbook/ablation.ipynb #de92db0d
 def make_window_batch_pair(case: BenchmarkCase) -> tuple[Callable, Callable]:
     "Sliding window over half a published scan: one window per pass, and four."
-    network = VNet(base_channels=case.base_channels, norm="instance")
+    network = MODELS[case.network](base_channels=case.base_channels, norm="instance")
     network = network.to(memory_format=CHANNELS_LAST)
     x, _, z = scale_sides(PUBLISHED_SCAN, case.patch)
     stride = scale_sides(PUBLISHED_STRIDE, case.patch)
@@ -232,7 +240,7 @@ def make_window_batch_pair(case: BenchmarkCase) -> tuple[Callable, Callable]:
 
 def make_fused_norm_pair(case: BenchmarkCase) -> tuple[Callable, Callable]:
     "Four windows through a network with batch normalisation: as a layer of its own, and fused."
-    network = VNet(base_channels=case.base_channels, norm="batch").eval()
+    network = MODELS[case.network](base_channels=case.base_channels, norm="batch").eval()
     network = network.to(memory_format=CHANNELS_LAST)
     windows, _ = random_batch(case.patch)
 
@@ -343,6 +351,7 @@ def measure_ablation(
         "changes": changes,
         "profiles": profiles,
         "patch": case.patch,
+        "network": case.network,
         "base_channels": case.base_channels,
         "precision": case.precision,
         "versions": versions(),

@@ -21,7 +21,7 @@ from ..evaluation.sliding_window import window_starts
 from ..losses.affinity import extract_blocks, sample_block_corners
 from ..losses.supervised import supervised_loss
 from ..models.ema import make_teacher, update_teacher, warmup_decay
-from ..models.vnet import VNet
+from ..models.registry import MODELS
 from ..training.schedules import staircase_rampup
 
 # %% ../../nbs/handbook/reference.ipynb #065021ac
@@ -40,16 +40,20 @@ def _information_bits(p):
 
 
 class ReferenceStep:
-    "One LG-ER-MT step of the published recipe, transcribed without regard for time and memory."
+    """One LG-ER-MT step of the published recipe, transcribed without regard for time and memory.
+
+    The recipe knows one channel and two classes; its network and its loss refuse others.
+    """
 
     def __init__(
         self,
         patch: tuple,  # X, Y, Z
-        base_channels: int,  # width of V-Net
+        base_channels: int,  # channels of the network at full resolution
         device: torch.device,
+        network: str = "vnet",  # as published; or another of `MODELS`
     ):
         torch.manual_seed(0)
-        self.student = VNet(base_channels=base_channels, norm="batch").to(device)
+        self.student = MODELS[network](base_channels=base_channels, norm="batch").to(device)
         self.teacher = make_teacher(self.student)
         self.optimizer = torch.optim.SGD(
             self.student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4

@@ -40,7 +40,7 @@ class TrainingStep:
         self,
         method: str = "lg-er-mt",  # a row of METHODS
         patch: tuple = (112, 112, 80),  # X, Y, Z, multiples of 16
-        base_channels: int = 16,  # width of V-Net
+        base_channels: int = 16,  # channels of the network at full resolution
         device: str = "auto",  # auto, cpu, cuda, ...
         precision: str = "auto",  # auto, fp32 or bf16
         *,
@@ -97,10 +97,16 @@ def make_step(
     device = pick_device(case.device)
     if optimized:
         step = TrainingStep(
-            "lg-er-mt", case.patch, case.base_channels, device, case.precision, **options
+            "lg-er-mt",
+            case.patch,
+            case.base_channels,
+            device,
+            case.precision,
+            network=case.network,
+            **options,
         )
     else:
-        step = ReferenceStep(case.patch, case.base_channels, device)
+        step = ReferenceStep(case.patch, case.base_channels, device, case.network)
     return partial(step, *random_batch(case.patch, device))
 
 
@@ -112,7 +118,12 @@ def make_compiled_step(case: BenchmarkCase, optimized: bool) -> Callable:
 def make_whole_patch_loss(case: BenchmarkCase, optimized: bool) -> Callable:
     "The student's forward pass, or the local loss of the whole patch as one block with gradient."
     trainer = TrainingStep(
-        "lg-er-mt", case.patch, case.base_channels, case.device, case.precision
+        "lg-er-mt",
+        case.patch,
+        case.base_channels,
+        case.device,
+        case.precision,
+        network=case.network,
     ).trainer
     if not optimized:
         images, _ = random_batch(case.patch, trainer.device)
@@ -139,7 +150,13 @@ def make_mc_dropout_passes(
 ) -> Callable:
     "Mean of the predictions of UA-MT's teacher: a loop of single passes, or the step's way."
     trainer = TrainingStep(
-        "ua-mt", case.patch, case.base_channels, case.device, case.precision, **options
+        "ua-mt",
+        case.patch,
+        case.base_channels,
+        case.device,
+        case.precision,
+        network=case.network,
+        **options,
     ).trainer
     images, _ = random_batch(case.patch, trainer.device)
     unlabeled = images[2:]
@@ -158,11 +175,12 @@ def make_mc_dropout_passes(
 def step_peak_memory(
     optimized: bool,  # or the published recipe
     patch: tuple,  # X, Y, Z
-    base_channels: int,  # width of V-Net
+    base_channels: int,  # channels of the network at full resolution
     precision: str = "auto",  # auto, fp32 or bf16
+    network: str = "vnet",  # a name of `MODELS`
 ) -> float:  # MB above what the libraries take
     "Highest memory of two iterations in a process of their own, on the CPU."
-    case = BenchmarkCase(patch, base_channels, "cpu", precision)
+    case = BenchmarkCase(patch, base_channels, "cpu", precision, network=network)
     with worker_process() as run:
         before = run(peak_rss)
         for _ in range(2):
@@ -173,7 +191,7 @@ def step_peak_memory(
 def step_cost(
     method: str,  # a row of METHODS
     patch: tuple = (112, 112, 80),  # X, Y, Z, multiples of 16
-    base_channels: int = 16,  # width of V-Net
+    base_channels: int = 16,  # channels of the network at full resolution
     device: str = "auto",  # auto, cpu, cuda, ...
 ) -> dict:  # seconds; megabytes above what was taken before; operations
     "What a step of a method costs: the median of three, after one that is not counted."

@@ -41,7 +41,7 @@ from ..data.volume import Volume
 from ..evaluation.metrics import compute_metrics
 from ..evaluation.sliding_window import sliding_window
 from ..losses.affinity import local_structure_loss
-from ..models.vnet import VNet
+from ..models.registry import MODELS
 from ..training.config import PRESETS
 from ..utils.environment import disable_malloc_trim, pick_device, pick_precision
 
@@ -53,7 +53,7 @@ class BenchmarkCase:
     patch: tuple[int, int, int] = (64, 64, 48)
     "Sides of the patch in voxels, multiples of 16."
     base_channels: int = 8
-    "Width of V-Net."
+    "Feature channels of the network at full resolution."
     device: str = "auto"
     "auto, cpu, cuda, cuda:1, mps."
     precision: str = "auto"
@@ -62,6 +62,8 @@ class BenchmarkCase:
     "Counted turns of each side, after one that is not; the medians are compared."
     seconds: float = 60.0
     "A comparison takes no further turn after this many seconds."
+    network: str = "vnet"
+    "Network on both sides: vnet, resunet. The published recipe's own is vnet."
 
 # %% ../../nbs/handbook/timing.ipynb #d0243451
 def _wait_for_gpu():
@@ -272,7 +274,7 @@ def make_sliding_window(
     torch.manual_seed(0)
     device = pick_device(case.device)
     layout = torch.channels_last_3d if optimized else torch.contiguous_format
-    network = VNet(base_channels=case.base_channels, norm="batch").eval()
+    network = MODELS[case.network](base_channels=case.base_channels, norm="batch").eval()
     network = network.to(device, memory_format=layout)
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(scale_sides(PUBLISHED_SCAN, case.patch), generator=generator).to(device)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['REFERENCE_METHOD', 'PAPER_RESULTS', 'TABLE_HEADINGS', 'CLASS_HEADINGS', 'ABLATION_METHODS', 'wilcoxon_test',
            'read_results', 'scores_per_case', 'over_seeds', 'summarize_runs', 'metric_cells', 'table_cells',
-           'class_cells', 'describe_protocol', 'markdown_table', 'markdown_lines', 'latex_line', 'latex_table',
-           'latex_lines']
+           'class_cells', 'network_note', 'describe_protocol', 'markdown_table', 'markdown_lines', 'latex_line',
+           'latex_table', 'latex_lines']
 
 # %% ../../nbs/handbook/statistics.ipynb #0b04939d
 import json
@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import rankdata, wilcoxon
 
 from .metrics import METRICS
+from ..models.registry import MODELS
 from ..training.config import upgrade_settings
 from ..training.methods import METHODS
 
@@ -190,6 +191,15 @@ def class_cells(
     return cells
 
 
+def network_note(
+    network: str,  # a name of `MODELS`
+) -> str:  # a sentence; none for V-Net, the network of the paper
+    "What the rows are made with, where that is another network than the paper's."
+    if network == "vnet":
+        return ""
+    return f"Network: {MODELS[network].title}, also in the row V-Net, which uses labels alone. "
+
+
 def describe_protocol(
     results: list[dict],  # of `read_results`
 ) -> str:  # some sentences
@@ -208,6 +218,7 @@ def describe_protocol(
         f"({first['split']}), cropped as they were given; the published atrium files are cropped "
         f"around the annotation. Patch {' x '.join(map(str, settings['patch']))}, "
         f"{settings['base_channels']} base channels, {settings['iterations']} iterations. "
+        f"{network_note(settings.get('network', 'vnet'))}"
         f"Protocol: last iteration, student, no post-processing. {of_classes}"
         f"Seeds {' '.join(map(str, seeds))}: mean ± standard deviation over seeds. "
         "p and effect: Wilcoxon's signed-rank test of each scan's Dice against LG-ER-MT "
