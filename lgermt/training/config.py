@@ -52,7 +52,7 @@ class TrainConfig:
     patch: tuple[int, int, int] = (112, 112, 80)
     "Sides of the training patch in voxels, multiples of 16."
     network: str = "vnet"
-    "Architecture of student and teacher: vnet, resunet."
+    "Architecture of student and teacher: vnet, resunet, or another of the registry."
     base_channels: int = 16
     "Feature channels of the network at full resolution."
     batch_size: int | None = None
