@@ -35,7 +35,6 @@ def make_trainer(network, method, out):
         patch=(32, 32, 16),
         base_channels=2,
         iterations=2,
-        block_size=8,
         device="cpu",
         precision="fp32",
     )
