@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..data.datasets import PHANTOM_FOLDER, Split, find_list
 from ..data.volume import Volume
-from .config import TrainConfig, resolve_config
+from .config import TrainConfig, effective_weights, resolve_config
 from .distributed import world_size
 from .methods import METHODS
 from .trainer import Trainer
@@ -46,7 +46,7 @@ def describe_run(
     trainer: Trainer,  # before its first step
     split: Split,
     volumes: list[Volume],  # scans it is trained with
-) -> str:  # a line each for data, method, network, device
+) -> str:  # a line each for data, method, weights, network, device
     "What a run is about to do."
     config = trainer.config
     scored = f"{len(split.val)} to validate" if split.val else f"{len(split.test)} to test"
@@ -60,9 +60,11 @@ def describe_run(
     device = f"{device_name(trainer.device)}, {precision}"
     if world_size() > 1:
         device += f", {world_size()} processes"
+    weights = [f"{name} {weight:.3g}" for name, weight in effective_weights(config).items()]
     lines = {
         "data": f"{data}; {describe_voxels(volumes)}",
         "method": f"{method}, {config.iterations} iterations",
+        "weights": f"{', '.join(weights)} (of the terms, after the ramp-up)",
         "network": f"{network}; {config.batch_size} patches of {sides} per step",
         "device": device,
     }

@@ -82,7 +82,7 @@ def parse_args(
     name: str,  # e.g. "lgermt.train"
 ) -> Settings:
     "The settings on a command line; a mistake in it ends the process with one line and code 2."
-    if argv is None:
+    if name in sys.orig_argv:  # this process is the command
         use_utf8()
     complaint = io.StringIO()
     try:

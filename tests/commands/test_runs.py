@@ -203,7 +203,8 @@ def test_make_train_does_not_replace_a_run(finished):
 
 def test_a_run_says_what_it_does_how_long_and_what_comes_next(scans, tmp_path):
     said = train(scans, tmp_path / "a run", "--iterations", 8).out.getvalue().splitlines()
-    assert [line.split()[0] for line in said[:5]] == ["data", "method", "network", "device", "time"]
+    names = ["data", "method", "weights", "network", "device", "time"]
+    assert [line.split()[0] for line in said[:6]] == names
     assert f"{scans}: 2 annotated and 2 unannotated scans, 2 to test" in said[0]
     assert [line.split()[0] for line in said[-3:]] == ["look", "score", "segment"]
     words = shlex.split(said[-2])[1:]
