@@ -54,15 +54,16 @@ def chosen_run() -> ToyRun:
         p = sliding_window(model, image, config.patch, config.patch)
         predictions.append(p[(slice(None), *part)])
     p_s, p_t = predictions
-    return ToyRun(p_s, p_t, scan.label[part], scan.image[part])
+    return ToyRun(p_s, p_t, scan.label[part], scan.channels[0][part])
 
 
 def chosen_scan() -> tuple:
-    "Image, annotation and spacing (mm) of a scan."
+    "Image, annotation, spacing (mm) and names of the classes of a scan."
     folder = run_folder()
     if folder is None:
         spacing = (1.9, 1.7, 1.25)
         image, truth = make_phantom((0, 0), (64, 56, 48), spacing)
-        return np.asarray(image), np.asarray(truth), spacing
-    scan = first_scan(load_model(folder / "last.pt", torch.device("cpu"))[1])
-    return scan.image, scan.label, scan.spacing
+        return np.asarray(image), np.asarray(truth), spacing, ("atrium",)
+    config = load_model(folder / "last.pt", torch.device("cpu"))[1]
+    scan = first_scan(config)
+    return scan.image, scan.label, scan.spacing, config.classes

@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['thin_parts', 'island_centre', 'change_layers', 'damage_mask', 'metric_variants', 'distance_mesh',
-           'metrics_lab_figure', 'metrics_lab']
+           'metrics_lab_figure', 'metrics_lab', 'mask_lab']
 
 # %% ../../nbs/06_results/03_metrics_lab.ipynb #8b1f5883
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 from ipywidgets import Dropdown, IntSlider, VBox
@@ -22,6 +24,7 @@ from lgermt.evaluation.metrics import (
     surface_distances,
     surface_voxels,
 )
+from .classes import ONE_CLASS, class_masks, first_channel
 from .figures import COLORS, axis_scale, intensity_window, style_figure
 from .meshes import mask_mesh
 from .slices import centre_voxel, draw_plane
@@ -166,7 +169,7 @@ def _add_bars(figure, values, end, digits, color, column):
 def metrics_lab_figure(
     prediction: np.ndarray,  # (X, Y, Z) mask
     truth: np.ndarray,  # (X, Y, Z) mask
-    image: np.ndarray | None = None,  # (X, Y, Z) behind the outlines; None: black
+    image: np.ndarray | None = None,  # (X, Y, Z) or (K, X, Y, Z), first channel; None: black
     spacing: tuple | None = None,  # mm along x, y, z; None: voxels
     side: str = "truth",  # truth or prediction: whose surface is shown
     index: int | None = None,  # slice across z; None: the middle of the truth
@@ -176,7 +179,7 @@ def metrics_lab_figure(
     values = metric_variants(prediction, truth, spacing)
     _, unit = axis_scale(spacing)
     shape = np.shape(truth)
-    image = np.zeros(shape, np.float32) if image is None else image
+    image = np.zeros(shape, np.float32) if image is None else first_channel(image)
     index = centre_voxel(shape, truth)[2] if index is None else index
     masks = {"truth": truth, "prediction": prediction}
     figure = make_subplots(
@@ -226,14 +229,34 @@ def _slider(low, high, value=0):
 
 
 def metrics_lab(
-    truth: np.ndarray,  # (X, Y, Z), non-zero inside
-    image: np.ndarray | None = None,  # (X, Y, Z); None: outlines on black
+    truth: np.ndarray,  # (X, Y, Z), non-zero inside; of several classes their numbers
+    image: np.ndarray | None = None,  # (X, Y, Z) or (K, X, Y, Z); None: outlines on black
     spacing: tuple | None = None,  # mm along x, y, z; None: voxels
-) -> VBox:  # cut, layers, shift_x, shift_y, shift_z, island, side, index, figure, line for errors
+    classes: Sequence[str] = ONE_CLASS,  # names of the classes 1, 2, ...
+) -> VBox:  # of several classes a menu above the box of `mask_lab`
     "A mask to damage with sliders, and its metrics. Raises ValueError for an empty mask."
-    truth = np.asarray(truth) != 0
-    if not truth.any():
+    present = {name: mask for name, mask in class_masks(truth, classes).items() if mask.any()}
+    if not present:
         raise ValueError("the truth is empty: there is nothing to damage")
+    lab = mask_lab(next(iter(present.values())), image, spacing)
+    if len(classes) == 1:
+        return lab
+    menu = Dropdown(options=list(present), description="class")
+    box = VBox((menu, lab))
+
+    def show_class(change):
+        box.children = (menu, mask_lab(present[menu.value], image, spacing))
+
+    menu.observe(show_class, names="value")
+    return box
+
+
+def mask_lab(
+    truth: np.ndarray,  # (X, Y, Z) boolean, not empty
+    image: np.ndarray | None,  # (X, Y, Z) or (K, X, Y, Z); None: outlines on black
+    spacing: tuple | None,  # mm along x, y, z; None: voxels
+) -> VBox:  # cut, layers, shift_x, shift_y, shift_z, island, side, index, figure, line for errors
+    "The lab of one mask."
     thin = thin_parts(truth)
 
     def draw(cut, layers, shift_x, shift_y, shift_z, island, side, index):
