@@ -94,11 +94,19 @@ def describe_data(
     training: list[Volume],  # annotated first
     scored: list[Volume],
 ) -> dict:  # "scans": {"labeled": IDs, "unlabeled": IDs}; "data_fingerprint"
-    "Which scans a run is trained with, and a fingerprint of all that it uses."
+    "Which scans a run uses. Raises `InputError` for one that is trained with and scored."
     ids = [volume.id for volume in training]
     annotated = len(split.labeled)
     scans = {"labeled": ids[:annotated], "unlabeled": ids[annotated:]}
     fingerprint = data_fingerprint(split, [*training, *scored])
+    trained = {fingerprint[f"image of {case}"]: case for case in ids}
+    for volume in scored:
+        twin = trained.get(fingerprint[f"image of {volume.id}"])
+        if twin:
+            raise InputError(
+                f"{volume.id} is to be scored and has the image of {twin}, which is trained with: "
+                "take one of them from its list"
+            )
     return {"scans": scans, "data_fingerprint": fingerprint}
 
 

@@ -347,19 +347,22 @@ def same_voxels_on(
     source: object = "mask",  # str or Path, what to name in messages
 ) -> np.ndarray:  # the values of the target's voxels
     "Values of the same voxels in another order, or of more. Raises `InputError` for other voxels."
+    places = {source: like, target.id: target}
     cosines = np.reshape(target.geometry[2], (3, 3)).T @ np.reshape(like.geometry[2], (3, 3))
     axes = np.abs(cosines).argmax(1).tolist()
     found = replace(like, image=array, label=None)
     if sorted(axes) == [0, 1, 2]:
         found = turn_volume(found, axes, cosines[range(3), axes] < 0)
-    found = crop_like(target, found)
+    unplaced = [name for name, grid in places.items() if grid.origin is None]
+    if not unplaced:
+        found = crop_like(target, found)
     mismatch = grid_mismatch(target, found)
     if mismatch is None:
         if found.image.size < array.size:
             warnings.warn(f"{source}: cut to the box of {target.id}", stacklevel=2)
         return found.image
-    if target.origin is None and array.shape == target.shape and same_spacing(target, like):
-        message = f"{target.id} does not say where it lies: {source} is taken as it is stored"
+    if unplaced and array.shape == target.shape and same_spacing(target, like):
+        message = f"{unplaced[0]} does not say where it lies: {source} is taken as it is stored"
         warnings.warn(message, stacklevel=2)
         return array
     raise InputError(

@@ -104,6 +104,17 @@ def test_a_checkpoint_without_fingerprint_goes_on_with_a_warning(stopped, scans)
         train(scans, stopped, *STEPS, "--resume")
 
 
+def test_a_scan_under_two_names_is_not_trained_with_and_scored(copy, tmp_path):
+    shutil.copy(copy / "phantom_003" / "mri_norm2.h5", copy / "phantom_005")
+    for method in ("mt", "vnet"):  # which does not train with phantom_003
+        code = 2 if method == "mt" else 0
+        said = train(copy, tmp_path / method, *STEPS, "--method", method, code=code)
+        assert ("phantom_005" in said.errors[0] and "phantom_003" in said.errors[0]) == (code == 2)
+    said = compare(copy, tmp_path, "--methods", "mt", code=2)
+    assert "phantom_003, which is trained with" in said.errors[-1]
+    assert not (tmp_path / "results" / "mt_2_0.json").exists()
+
+
 def compare(data, out, *more, code=0):
     arguments = ["--data", data, "--out", out / "results", "--runs", out / "runs", "--seeds", 0]
     return run("compare", *arguments, *TINY, *STEPS, *more, code=code)
