@@ -2,15 +2,22 @@
 
 import dataclasses
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
-from helpers import ENVIRONMENT, assert_same
+from helpers import ENVIRONMENT, assert_same, run
+from helpers import train as run_training
 from two_ranks import PARTS, ROWS_OF_NETWORKS, one_step
 
+from lgermt.data.io import write_h5
+from lgermt.data.volume import Volume
+from lgermt.evaluation.sliding_window import sliding_window
 from lgermt.models.registry import MODELS
 from lgermt.models.vnet import VNet
 from lgermt.training.checkpoint import load_model, save_checkpoint
@@ -128,3 +135,56 @@ def test_an_unknown_network_is_one_line(tmp_path):
     ) as one:
         load_model(path, torch.device("cpu"))
     assert "\n" not in str(one.value)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    "Four scans of two channels and four classes, one of them to test with."
+    folder = tmp_path_factory.mktemp("parts")
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        label = np.zeros((40, 32, 24), np.uint8)
+        for value in (1, 2, 3):  # boxes inside each other
+            label[4 * value : -4 * value, 3 * value : -3 * value, 2 * value : -2 * value] = value
+        noise = rng.normal(size=(2, *label.shape))
+        image = np.stack([label == 1, label]).astype(np.float32) + 0.2 * noise.astype(np.float32)
+        write_h5(folder / f"{number}" / "mri_norm2.h5", Volume(image, label, id=f"{number}"))
+    (folder / "train.list").write_text("0\n1\n2\n")
+    (folder / "test.list").write_text("3\n")
+    (folder / "prepare.json").write_text(json.dumps({"spacing": None, **PARTS}))
+    return folder
+
+
+@every_network
+def test_from_training_to_an_onnx_graph(network, parts, tmp_path):
+    out, model = tmp_path / "run", tmp_path / "model"
+    # group norm: instance norm over a bottleneck of 4 voxels amplifies rounding
+    run_training(parts, out, "--network", network, "--iterations", 2, "--norm", "group")
+    assert json.loads((out / "config.json").read_text())["network"] == network
+    scores = tmp_path / "scores.json"
+    run("evaluate", "--checkpoint", out / "last.pt", "--data", parts, "--out", scores)
+    assert json.loads(scores.read_text())["classes"].keys() == set(PARTS["classes"])
+
+    run("export", "--checkpoint", out / "last.pt", "--out", model, "--onnx")
+    assert MODELS[network].title in (model / "README.md").read_text()
+    with h5py.File(parts / "3" / "mri_norm2.h5") as file:
+        image = torch.from_numpy(file["image"][()])
+    window = ((32, 32, 16), (32, 32, 8))
+    places = [out / "last.pt", model, model / "model.onnx"]
+    found = [sliding_window(load_model(p, torch.device("cpu"))[0], image, *window) for p in places]
+    assert found[0].shape == (4, 40, 32, 24)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("command", ["train", "doctor", "benchmark", "compare"])
+def test_a_command_names_the_networks_there_are(command, tmp_path):
+    more = {
+        "train": ["--data", "phantom", "--out", tmp_path / "run"],
+        "doctor": [],
+        "benchmark": ["--json", tmp_path / "benchmark.json"],
+        "compare": ["--data", "phantom", "--out", tmp_path / "results", "--methods", "mt"],
+    }
+    said = run(command, "--network", "unet", *more[command], code=2)
+    (line,) = said.errors
+    assert "--network unet: unknown; choose one of vnet resunet" in line
