@@ -1,6 +1,7 @@
 """`predict` and `export`: the mask's place in the patient, repeated calls, bad scans, folders."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import shutil
@@ -13,9 +14,12 @@ from helpers import run
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from lgermt import predict as module
+from lgermt.data.io import read_h5, write_h5
 from lgermt.data.phantom import make_phantom
+from lgermt.data.volume import Volume
 from lgermt.evaluation.sliding_window import sliding_window
-from lgermt.training.checkpoint import load_model
+from lgermt.training.checkpoint import load_model, save_checkpoint
+from lgermt.training.trainer import Trainer
 
 SHAPE, SPACING = (40, 36, 32), (1.25, 1.25, 1.25)
 LPS = np.diag([-1.25, -1.25, 1.25, 1.0])  # nibabel's affine of an upright scan
@@ -76,6 +80,7 @@ def forgetful(finished, folder, **changes):
 # the place in the patient
 
 
+@pytest.mark.slow
 def test_all_orders_of_axes_give_one_mask_in_the_patient(finished, tmp_path):
     image, label = grey_values(0)
     for code in ORDERS:
@@ -181,7 +186,7 @@ def test_two_classes_are_decided_as_ever(finished, scans, tmp_path):
     "mask = mean over the mirrors of p1 - p0 is above 0; no step in between rounds otherwise."
     model, config = load_model(finished, "cpu")
     path = scans / "phantom_004" / "mri_norm2.h5"
-    image = torch.from_numpy(module.read_scan(path).image)
+    image = torch.from_numpy(read_h5(path).image)
     total = 0.0
     for axes in ((), (0,), (1,)):
         p = sliding_window(model, image.flip(axes), config.patch, config.stride)
@@ -276,14 +281,18 @@ def test_killed_between_any_two_files_it_goes_on(finished, three, tmp_path, monk
     whole, out = tmp_path / "whole", tmp_path / "masks"
     options = three, "--probabilities"
     predict(finished, whole, *options)
-    count, write = itertools.count(), module.write_image_like
+    count = itertools.count()
 
-    def interrupted(*arguments):
-        if next(count) == at:
-            raise Killed
-        write(*arguments)
+    def interrupted(write):
+        def maybe_write(*arguments):
+            if next(count) == at:
+                raise Killed
+            write(*arguments)
 
-    monkeypatch.setattr(module, "write_image_like", interrupted)
+        return maybe_write
+
+    for name in ("write_image_like", "write_mask"):  # a probability, then the mask
+        monkeypatch.setattr(module, name, interrupted(getattr(module, name)))
     # a process that is killed takes nothing back
     monkeypatch.setattr(module.PredictionTable, "drop", lambda *_: None)
     with pytest.raises(Killed):
@@ -401,6 +410,146 @@ def test_a_label_elsewhere_is_refused_and_one_in_another_order_is_not(finished, 
     rows = table(tmp_path / "masks")
     predict(finished, tmp_path / "upright", three / "s2.nii.gz", "--labels", labels)
     assert rows["s2"]["dice"] == table(tmp_path / "upright")["s2"]["dice"]
+
+
+# several classes and channels
+
+CLASSES, VALUES = ("body", "veins", "aorta"), (2, 7, 420)
+
+
+@pytest.fixture(scope="module")
+def parts(finished, tmp_path_factory):
+    "A network of four classes and two channels with weights that nobody trained, as a run."
+    _, config = load_model(finished, "cpu")
+    out = tmp_path_factory.mktemp("runs") / "parts"
+    several = {"classes": CLASSES, "label_values": VALUES, "channels": ("t1", "lge")}
+    trainer = Trainer(dataclasses.replace(config, out=out, base_channels=4, **several))
+    network, patch = trainer.student.eval(), torch.randn(1, 2, *config.patch)
+    with torch.no_grad():  # every class wins somewhere
+        network.classifier.weight.mul_(20)
+        network.classifier.bias.sub_(network(patch).mean((0, 2, 3, 4)))
+    save_checkpoint(out / "last.pt", trainer, 1)
+    return out
+
+
+def two_channels(folder, code="LPS"):
+    "Two scans of two channels as nnU-Net stores them, in an order of axes."
+    turn = ornt_transform(io_orientation(LPS), axcodes2ornt(code))
+    for number, channel in itertools.product(range(2), range(2)):
+        array = grey_values(2 * number + channel)[0]
+        turned = nibabel.Nifti1Image(array, LPS).as_reoriented(turn)
+        name = f"p{number}_{channel:04d}.nii.gz"
+        save(folder / name, turned.dataobj, turned.affine)
+    return folder
+
+
+def z_scored(arrays):
+    "Every channel with mean 0 and deviation 1, computed in double precision."
+    channels = [array.astype(np.float64) for array in arrays]
+    channels = [(channel - channel.mean()) / channel.std() for channel in channels]
+    return np.stack(channels).astype(np.float32)
+
+
+def slow_classes(checkpoint, arrays):
+    "Argmax of the windows' mean probabilities; each channel z-scored by itself."
+    model, config = load_model(checkpoint, "cpu")
+    p = sliding_window(model, z_scored(arrays), config.patch, config.stride)
+    return p.numpy(), p.argmax(0).numpy()
+
+
+def test_several_classes_and_channels(parts, tmp_path):
+    scans, out = two_channels(tmp_path / "scans"), tmp_path / "masks"
+    predict(parts, out, scans, "--probabilities", "--surface")
+    p, classes = slow_classes(parts, [grey_values(number)[0] for number in (2, 3)])
+    assert set(np.unique(classes)) == {0, 1, 2, 3}
+    stored = voxels(out / "p1_pred.nii.gz")
+    assert stored.dtype == np.uint16
+    assert (stored == np.array([0, *VALUES])[classes]).mean() > 0.9999
+    classes = np.searchsorted((0, *VALUES), stored)
+    row = table(out)["p1"]
+    for number, name in enumerate(CLASSES, 1):
+        probability = voxels(out / f"p1_{name}_prob.nii.gz")
+        np.testing.assert_allclose(probability, p[number], atol=1e-5)
+        count = int((classes == number).sum())
+        assert row[f"{name}_voxels"] == str(count)
+        assert float(row[f"{name}_ml"]) == pytest.approx(count * 1.25**3 / 1000)
+        assert f"class {name} in mm".encode() in (out / f"p1_{name}_pred.stl").read_bytes()[:80]
+    assert row["voxels"] == str((classes > 0).sum())
+    assert len(list(out.iterdir())) == 2 * (1 + 3 + 3) + 2
+
+
+def test_several_classes_in_another_order_and_size(parts, tmp_path):
+    for code in ("LPS", "SAR"):
+        predict(parts, tmp_path / code, two_channels(tmp_path / f"scans_{code}", code))
+    for name in ("p0", "p1"):
+        pair = [nibabel.load(tmp_path / code / f"{name}_pred.nii.gz") for code in ("LPS", "SAR")]
+        one, other = (np.asarray(nibabel.as_closest_canonical(mask).dataobj) for mask in pair)
+        np.testing.assert_array_equal(one, other)
+    known = forgetful(parts, tmp_path / "half", spacing=(2.5, 2.5, 2.5))
+    predict(known, tmp_path / "coarse", tmp_path / "scans_LPS")
+    values = np.unique(voxels(tmp_path / "coarse" / "p0_pred.nii.gz"))
+    assert set(values) <= {0, *VALUES}
+
+
+def test_labels_of_several_classes_are_scored_by_class(parts, tmp_path):
+    scans, labels = two_channels(tmp_path / "scans"), tmp_path / "labels"
+    predict(parts, tmp_path / "first", scans)
+    mask = voxels(tmp_path / "first" / "p0_pred.nii.gz")
+    save(labels / "p0.nii.gz", np.where(mask == 420, 0, mask))
+    save(labels / "p1.nii.gz", np.full(SHAPE, 5, np.uint8))
+    said = predict(parts, tmp_path / "masks", scans, "--labels", labels, code=2)
+    assert "refused: p1" in said.errors[-1] and "label values 5" in said.errors[-1]
+    row = table(tmp_path / "masks")["p0"]
+    assert [float(row[f"{name}_dice"]) for name in CLASSES] == [1, 1, 0]
+    assert float(row["dice"]) == pytest.approx(2 / 3)
+    assert float(row["veins_hd95_mm"]) == 0 < float(row["aorta_hd95_mm"])
+
+
+def test_another_number_of_channels_is_refused_by_name(parts, finished, tmp_path):
+    scans = two_channels(tmp_path / "imagesTs")
+    save(scans / "p2_0000.nii.gz", grey_values(0)[0])
+    said = predict(parts, tmp_path / "masks", scans, code=2)
+    assert list(table(tmp_path / "masks")) == ["p0", "p1"]
+    (line,) = said.errors
+    assert "p2: 1 channel, but the network takes 2 (t1, lge)" in line
+    assert "NAME_0000.nii.gz NAME_0001.nii.gz" in line
+    said = predict(finished, tmp_path / "one", scans, code=2)
+    assert "p0: 2 channels, but the network takes 1 (image)" in said.errors[0]
+    assert list(table(tmp_path / "one")) == ["p2"]
+    moved = LPS.copy()
+    moved[2, 3] += 40
+    save(scans / "p0_0001.nii.gz", grey_values(1)[0], moved)
+    said = predict(parts, tmp_path / "moved", scans, code=2)
+    assert "p0_0001.nii.gz: does not lie on p0_0000.nii.gz" in said.errors[0]
+
+
+def test_a_prepared_file_of_two_channels(parts, tmp_path):
+    scans = two_channels(tmp_path / "scans")
+    predict(parts, tmp_path / "nifti", scans)
+    image = z_scored(grey_values(number)[0] for number in range(2))
+    label = np.zeros(SHAPE, np.uint8)
+    label[10:20], label[20:30] = 1, 3  # class numbers, as the set has them
+    write_h5(tmp_path / "set" / "p0" / "mri_norm2.h5", Volume(image, label, SPACING))
+    predict(parts, tmp_path / "h5", tmp_path / "set")
+    of_h5 = voxels(tmp_path / "h5" / "p0_pred.nii.gz")
+    same = of_h5 == voxels(tmp_path / "nifti" / "p0_pred.nii.gz")
+    assert same.mean() > 0.9999  # a voxel where two classes are level may go either way
+    assert 0 <= float(table(tmp_path / "h5")["p0"]["aorta_dice"]) <= 1
+
+
+def test_an_exported_network_of_several_classes_gives_the_same_masks(parts, tmp_path):
+    scans = two_channels(tmp_path / "scans")
+    run("export", "--checkpoint", parts, "--out", tmp_path / "model", "--onnx")
+    forms = {"run": parts, "folder": tmp_path / "model", "graph": tmp_path / "model" / "model.onnx"}
+    p = {}
+    for name, checkpoint in forms.items():
+        predict(checkpoint, tmp_path / name, scans, "--probabilities")
+        p[name] = [voxels(tmp_path / name / f"p0_{of}_prob.nii.gz") for of in CLASSES]
+    np.testing.assert_array_equal(p["run"], p["folder"])
+    np.testing.assert_allclose(p["run"], p["graph"], atol=2e-3)
+    about = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert about["classes"] == ["background", *CLASSES] and about["channels"] == ["t1", "lge"]
+    assert about["label_values"] == [0, *VALUES] and about["spacing"] == [1.25] * 3
 
 
 # exported models
