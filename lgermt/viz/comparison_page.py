@@ -84,7 +84,7 @@ def figures_html(
         figures = {"every scan": cases_figure(chosen)}
         if all("classes" in row for row in chosen):
             figures["every class"] = classes_figure(chosen)
-        if any(row["method"] in ABLATION_METHODS for row in chosen):
+        if sum(row["method"] in ABLATION_METHODS for row in chosen) > 1:
             for name, metric in METRICS.items():
                 figures[f"the paper's Fig. 4, {metric.title}"] = ablation_figure(chosen, name)
         for what, figure in figures.items():

@@ -114,11 +114,16 @@ def surface_figure(
 # %% ../../nbs/handbook/meshes.ipynb #9e33887d
 def _same_ranges(figure):
     "The same part of space in all scenes of a figure, with a little room around it."
-    for axis in "xyz":
-        ends = [(mesh[axis].min(), mesh[axis].max()) for mesh in figure.data]
-        low, high = (min(end[0] for end in ends), max(end[1] for end in ends)) if ends else (0, 1)
-        room = 0.03 * float(high - low)
-        figure.update_scenes({f"{axis}axis_range": (float(low) - room, float(high) + room)})
+    if not figure.data:
+        return
+    vertices = np.concatenate([[mesh.x, mesh.y, mesh.z] for mesh in figure.data], axis=1)
+    low, high = vertices.min(1).astype(float), vertices.max(1).astype(float)
+    room = 0.03 * (high - low)
+    ranges = np.stack((low - room, high + room), axis=1).tolist()
+    for axis, ends in zip("xyz", ranges):
+        figure.update_scenes({f"{axis}axis_range": ends})
+    sides = (high - low) / np.prod(high - low) ** (1 / 3)  # plotly's "data" looks at each scene
+    figure.update_scenes(aspectmode="manual", aspectratio=dict(zip("xyz", sides.tolist())))
 
 
 def class_surfaces(
