@@ -37,7 +37,7 @@ from lgermt.training.config import (
     resolve_config,
     upgrade_settings,
 )
-from .training.methods import METHODS
+from .training.methods import METHODS, method_title
 from .utils.cli import exit_on_user_error, format_option
 from .utils.errors import InputError, import_optional
 from .utils.files import FolderInUse, read_json, write_json, write_text
@@ -214,6 +214,7 @@ def collect_result(
     recorded = read_json(config.out / "config.json")
     return {
         **metrics,
+        "title": method_title(config.method),
         "scans": scans,
         "parameters": sum(p.numel() for p in build_model(config).parameters()),
         "step_megabytes": round(estimate_step_memory(config)),  # in float32
@@ -257,7 +258,7 @@ def compare(
         outcome = run_one(config, settings.out / f"{config.out.name}.json", progress)
         print(
             f"[{number}/{len(runs)}] "
-            f"{title_with_network(METHODS[config.method].title, config.network)}, "
+            f"{title_with_network(method_title(config.method), config.network)}, "
             f"{config.labeled} annotated, seed {config.seed}: {outcome}",
             flush=True,
         )

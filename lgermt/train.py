@@ -63,7 +63,7 @@ from lgermt.training.distributed import (
     sync_buffers,
     world_size,
 )
-from .training.methods import METHODS
+from .training.methods import METHODS, method_title
 from .training.summary import StepTimer, describe_run, next_steps
 from .training.trainer import Trainer
 from .utils.cli import exit_on_user_error, tqdm_options
@@ -383,8 +383,7 @@ def write_report(
         case.label,
         masks[middle],
         config_to_dict(config),
-        f"{title_with_network(METHODS[config.method].title, config.network)}, "
-        f"median case {case.id}",
+        f"{title_with_network(method_title(config.method), config.network)}, median case {case.id}",
     )
 
 # %% ../nbs/05_training/04_train.ipynb #de217a18

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['REFERENCE_METHOD', 'PAPER_RESULTS', 'TABLE_HEADINGS', 'CLASS_HEADINGS', 'ABLATION_METHODS', 'wilcoxon_test',
-           'read_results', 'scores_per_case', 'over_seeds', 'summarize_runs', 'metric_cells', 'table_cells',
-           'class_cells', 'network_note', 'describe_protocol', 'markdown_table', 'markdown_lines', 'latex_line',
-           'latex_table', 'latex_lines']
+           'read_results', 'row_title', 'scores_per_case', 'over_seeds', 'summarize_runs', 'metric_cells',
+           'table_cells', 'class_cells', 'network_note', 'describe_protocol', 'markdown_table', 'markdown_lines',
+           'latex_line', 'latex_table', 'latex_lines']
 
 # %% ../../nbs/handbook/statistics.ipynb #0b04939d
 import json
@@ -18,7 +18,7 @@ from scipy.stats import rankdata, wilcoxon
 from .metrics import METRICS
 from ..models.registry import MODELS
 from ..training.config import upgrade_settings
-from ..training.methods import METHODS
+from ..training.methods import METHODS, method_title
 
 # %% ../../nbs/handbook/statistics.ipynb #e31ade75
 REFERENCE_METHOD = "lg-er-mt"
@@ -57,9 +57,18 @@ def read_results(
 
     def place(result):
         settings = result["settings"]
-        return settings["labeled"], order.index(result["method"]), settings["seed"]
+        known = result["method"] in order  # those of a plugin stand last
+        number = order.index(result["method"]) if known else len(order)
+        return settings["labeled"], number, result["method"], settings["seed"]
 
     return sorted(results, key=place)
+
+
+def row_title(
+    row: dict,  # a result, or a row of `summarize_runs`
+) -> str:
+    "The method's title as the result has it; older results leave it to the table of methods."
+    return row.get("title") or method_title(row["method"])
 
 
 def scores_per_case(
@@ -95,6 +104,7 @@ def summarize_runs(
     for (labeled, method), runs in groups.items():
         row = {
             "method": method,
+            "title": row_title(runs[0]),
             "scans": runs[0]["scans"],
             "seeds": [run["settings"]["seed"] for run in runs],
             **over_seeds([run["mean"] for run in runs]),
@@ -168,7 +178,7 @@ def table_cells(
         tested = [f"{row['test']['p']:.3f}", f"{row['test']['effect']:+.2f}"]
     printed = PAPER_RESULTS.get((row["method"], row["scans"]["annotated"]), ())
     return [
-        METHODS[row["method"]].title,
+        row_title(row),
         str(row["scans"]["annotated"]),
         str(row["scans"]["unannotated"]),
         *metric_cells(row, between),
@@ -185,7 +195,7 @@ def class_cells(
     "The rows of the table of the classes; none where there is one class."
     cells = []
     for row in rows:
-        first = [METHODS[row["method"]].title, str(row["scans"]["annotated"])]
+        first = [row_title(row), str(row["scans"]["annotated"])]
         for name, scores in row.get("classes", {}).items():
             cells.append([*first, name, *metric_cells(scores, between)])
     return cells

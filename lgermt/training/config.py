@@ -28,6 +28,7 @@ from ..losses.terms import TermOptions, check_range, resolve_options
 from ..models.layers import check_sides
 from ..models.registry import get_model_class
 from .methods import METHODS
+from .plugins import load_plugin
 from ..utils.cli import Flag, format_option, parse_args
 from ..utils.errors import InputError
 
@@ -43,6 +44,10 @@ class TrainConfig:
     "Folder for the run: config.json, log.jsonl, last.pt, metrics.json, report.html."
     method: str = "lg-er-mt"
     "A row of the methods table."
+    plugin: str | None = None
+    "Python file of yours with METHODS = {...}: further methods. Its code is run."
+    plugin_sha256: tyro.conf.Suppress[str | None] = None
+    "Of the plugin's content; read from the file."
     labeled: int = 16
     "The first so many scans of train.list are labeled."
     hold_out: int = 0
@@ -200,7 +205,10 @@ def check_method(
 ) -> None:
     "Raises `InputError` when there is no such method."
     if name not in METHODS:
-        raise InputError(f"--method {name}: unknown; choose one of {' '.join(METHODS)}")
+        raise InputError(
+            f"--method {name}: unknown; choose one of {' '.join(METHODS)}, "
+            "or give the file that defines it with --plugin"
+        )
 
 
 def methods_with(
@@ -310,6 +318,8 @@ def resolve_config(
     config: TrainConfig,  # as given
 ) -> TrainConfig:  # with nothing left open
     "Fills in preset and method's defaults. Raises `InputError` for settings that cannot work."
+    if config.plugin:
+        config = replace(config, plugin_sha256=load_plugin(config.plugin))
     check_method(config.method)
     check_ranges(config)
     check_network(config)
@@ -351,8 +361,11 @@ def upgrade_settings(
 def flatten_terms(
     settings: dict,  # of `config_to_dict`
 ) -> dict:  # without "terms", but with "local.blocks" and the like
-    "Settings with every option of a term as an entry of its own."
+    "Settings with an entry per option of a term, and the plugin by name and content."
     flat = {name: value for name, value in settings.items() if name != "terms"}
+    digest = flat.pop("plugin_sha256", None)
+    if digest:
+        flat["plugin"] = f"{Path(flat['plugin']).name} (SHA-256 {digest[:12]})"
     for term, options in settings.get("terms", {}).items():
         for name, value in options.items():
             flat[f"{term}.{name}"] = value
@@ -420,7 +433,9 @@ def parse_with_terms(
 ) -> tuple[Any, dict]:  # the settings; options of terms that were set: {term: {option: value}}
     "Reads a command line to which the terms of the chosen methods add their options."
     argv = sys.argv[1:] if argv is None else list(argv)
-    peeked = peek_options(argv, [option, "preset"])
+    peeked = peek_options(argv, [option, "preset", "plugin"])
+    for path in peeked.get("plugin", []):
+        load_plugin(path)
     methods = peeked.get(option, default)
     for name in methods:
         check_method(name)

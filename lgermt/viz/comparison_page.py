@@ -10,8 +10,7 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from ..evaluation.metrics import METRICS
-from ..evaluation.statistics import ABLATION_METHODS
-from ..training.methods import METHODS
+from ..evaluation.statistics import ABLATION_METHODS, row_title
 from .classes import class_colors
 from .figures import bar_figure, box_figure
 from .report import figure_html, html_page
@@ -26,7 +25,7 @@ def ablation_figure(
     means, spreads = {}, {}
     for row in rows:
         if row["method"] in ABLATION_METHODS:
-            title = METHODS[row["method"]].title
+            title = row_title(row)
             means[title] = column.factor * (row["mean"][metric] or 0)
             spreads[title] = column.factor * (row["std"][metric] or 0)
     y_range = None
@@ -42,7 +41,7 @@ def cases_figure(
 ):  # a plotly figure
     "Every scan's score, seeds averaged, one box per method."
     column = METRICS[metric]
-    scores = {METHODS[row["method"]].title: row["cases"][metric] for row in rows}
+    scores = {row_title(row): row["cases"][metric] for row in rows}
     first, *others = scores.values()
     shared = [case for case in first if all(case in other for other in others)]
     boxes = {
@@ -61,7 +60,7 @@ def classes_figure(
     classes = list(rows[0]["classes"])
     means, spreads = {name: {} for name in classes}, {name: {} for name in classes}
     for row in rows:
-        title = METHODS[row["method"]].title
+        title = row_title(row)
         for name, scores in row["classes"].items():
             means[name][title] = column.factor * (scores["mean"][metric] or 0)
             spreads[name][title] = column.factor * (scores["std"][metric] or 0)
