@@ -16,7 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from .data.datasets import PHANTOM_FOLDER, load_split
+from .data.datasets import data_folder, load_split
 from .doctor import estimate_step_memory
 from lgermt.evaluation.statistics import (
     describe_protocol,
@@ -198,7 +198,7 @@ def collect_result(
     metrics: dict,  # its metrics.json
 ) -> dict:  # what is kept of it
     "Metrics, settings, cost and circumstances of one run."
-    folder = PHANTOM_FOLDER if config.data == "phantom" else config.data
+    folder = data_folder(config.data)
     split = load_split(folder, config.labeled, config.hold_out)
     scans = {
         "annotated": config.labeled,

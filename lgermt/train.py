@@ -25,9 +25,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from lgermt.data.datasets import (
-    PHANTOM_FOLDER,
+    PHANTOM_FOLDERS,
     Split,
     data_fingerprint,
+    data_folder,
     load_scan,
     load_split,
     write_phantoms,
@@ -76,11 +77,10 @@ def load_volumes(
     config: TrainConfig,  # resolved settings
 ) -> tuple[Split, list[Volume], list[Volume]]:  # split; training, annotated first; to score
     "Reads and checks all scans of a run."
-    folder = config.data
-    if folder == "phantom":
-        folder = PHANTOM_FOLDER
+    folder = data_folder(config.data)
+    if config.data in PHANTOM_FOLDERS:
         with main_process_first():
-            write_phantoms(folder)
+            write_phantoms(folder, parts=config.data == "phantom-parts")
     split = load_split(folder, config.labeled, config.hold_out)
     training = [load_scan(folder, case, labeled=True) for case in split.labeled]
     if METHODS[config.method].unlabeled:

@@ -39,7 +39,7 @@ class TrainConfig:
 
     # what is trained on which scans, and where
     data: str
-    "Folder with <ID>/mri_norm2.h5 and train.list, or the word phantom."
+    "Folder with <ID>/mri_norm2.h5 and train.list, or phantom, or phantom-parts."
     out: Path
     "Folder for the run: config.json, log.jsonl, last.pt, metrics.json, report.html."
     method: str = "lg-er-mt"

@@ -12,12 +12,11 @@ import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.datasets import PHANTOM_FOLDER, Split, find_list
+from ..data.datasets import Split, data_folder, find_list
 from ..data.volume import Volume
 from .config import TrainConfig, effective_weights, resolve_config
 from .distributed import world_size
@@ -167,7 +166,7 @@ def next_steps(
     config: TrainConfig,  # of a finished run
 ) -> str:  # lines
     "The commands that come next, with the run's paths."
-    folder = PHANTOM_FOLDER if config.data == "phantom" else Path(config.data)
+    folder = data_folder(config.data)
     checkpoint = f"--checkpoint {shlex.quote(str(config.out / 'last.pt'))}"
     lines = {}
     if (config.out / "report.html").exists():
