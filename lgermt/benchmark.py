@@ -33,7 +33,7 @@ from lgermt.bench.timing import (
 from .training.config import TrainConfig, resolve_config
 from .utils.cli import Flag, exit_on_user_error, parse_args
 from .utils.environment import pick_device, versions
-from .utils.files import write_json
+from .utils.files import check_writable, write_json
 
 _all_ = ["TrainingStep"]
 
@@ -142,6 +142,7 @@ def main(
     "What `python -m lgermt.benchmark` runs."
     with exit_on_user_error("lgermt.benchmark"):
         settings = parse_args(Benchmark, argv, "lgermt.benchmark")
+        check_writable(settings.json.parent)
         print(f"{'':<40}{'published':>14}{'ours':>14}{'gain':>11}")
         run_benchmark(settings)
     print(f"written to {settings.json}")

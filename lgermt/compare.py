@@ -40,7 +40,7 @@ from lgermt.training.config import (
 from .training.methods import METHODS, method_title
 from .utils.cli import exit_on_user_error, format_option
 from .utils.errors import InputError, import_optional
-from .utils.files import FolderInUse, read_json, write_json, write_text
+from .utils.files import FolderInUse, check_writable, read_json, write_json, write_text
 
 # %% ../nbs/06_results/05_compare.ipynb #cd336f57
 PAPER_ORDER = (
@@ -253,6 +253,7 @@ def compare(
 ) -> str | None:  # the Markdown table; None when nothing is finished yet
     "All runs, then the summary of the folder's results. Raises `InputError`."
     runs = plan_runs(settings)
+    check_writable(settings.out)
     check_results_data(settings.out, runs)
     for number, config in enumerate(runs, 1):
         outcome = run_one(config, settings.out / f"{config.out.name}.json", progress)

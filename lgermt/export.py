@@ -33,7 +33,7 @@ from .training.methods import METHODS
 from .utils.cli import Flag, exit_on_user_error, parse_args
 from .utils.environment import pick_device
 from .utils.errors import InputError, import_optional
-from .utils.files import atomic_write, write_json, write_text
+from .utils.files import atomic_write, check_writable, write_json, write_text
 
 # %% ../nbs/09_your_scans/05_export.ipynb #aa1b854a
 MODEL_CARD_TEMPLATE = """# {subject}, {title}
@@ -353,6 +353,7 @@ def check_export_folder(
 ) -> None:
     "Raises `InputError` where the folder holds files that may not be replaced."
     folder = settings.out
+    check_writable(folder)
     existing = [folder / name for name in EXPORTED_FILES if (folder / name).exists()]
     if not existing:
         return

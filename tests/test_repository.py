@@ -18,6 +18,8 @@ from helpers import ROOT
 from nbdev.clean import clean_nb
 from readme import readme
 
+from lgermt.utils.errors import REQUIRED_PACKAGES
+
 BIN = Path(sys.executable).parent
 LESSONS = sorted(ROOT.glob("nbs/**/*.ipynb"))
 LESSONS = [path for path in LESSONS if ".ipynb_checkpoints" not in path.parts]
@@ -322,6 +324,10 @@ def required():
     settings.read(ROOT / "settings.ini", encoding="utf-8")
     names = re.findall(r"([\w-]+)[><=]\S*", settings["DEFAULT"]["requirements"])
     return set(names)
+
+
+def test_a_missing_package_of_the_bare_installation_has_its_line():
+    assert set(REQUIRED_PACKAGES) == required()
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "predict", "prepare"])

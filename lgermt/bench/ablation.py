@@ -37,7 +37,7 @@ from ..models.layers import InstanceNorm
 from ..models.registry import MODELS
 from ..utils.cli import Flag, exit_on_user_error, parse_args
 from ..utils.environment import disable_malloc_trim, versions
-from ..utils.files import write_json
+from ..utils.files import check_writable, write_json
 
 # %% ../../nbs/handbook/ablation.ipynb #a11a3bf7
 def amdahl_speedup(
@@ -366,6 +366,7 @@ def main(
     "What `python -m lgermt.bench.ablation` runs."
     with exit_on_user_error("lgermt.bench.ablation"):
         settings = parse_args(Ablation, argv, "lgermt.bench.ablation")
+        check_writable(settings.json.parent)
         measure_ablation(settings)
     print(f"written to {settings.json}")
 

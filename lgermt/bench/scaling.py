@@ -25,7 +25,7 @@ from ..models.registry import MODELS
 from ..utils.cli import exit_on_user_error, parse_args
 from ..utils.environment import versions
 from ..utils.errors import InputError
-from ..utils.files import write_json
+from ..utils.files import check_writable, write_json
 
 # %% ../../nbs/handbook/scaling.ipynb #4c8eab02
 def fit_power_law(
@@ -214,6 +214,7 @@ def main(
     "What `python -m lgermt.bench.scaling` runs."
     with exit_on_user_error("lgermt.bench.scaling"):
         settings = parse_args(Scaling, argv, "lgermt.bench.scaling")
+        check_writable(settings.json.parent)
         exponents = measure_scaling(settings)["exponents"]
     for curve, fitted in exponents.items():
         powers = [f"{name} ~ size^{exponent:.2f}" for name, exponent in fitted.items()]

@@ -80,11 +80,11 @@ LEAST_SIDE = 32  # of its patch, voxels
 def duration_text(
     seconds: float,
 ) -> str:  # e.g. 27 hours
-    "A duration in whole seconds, minutes or hours."
+    "A duration in whole hours, minutes or s."
     for unit, length in (("hours", 3600), ("minutes", 60)):
         if seconds >= 1.5 * length:
             return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
+    return f"{seconds:.0f} s"
 
 
 def quick_settings(

@@ -217,7 +217,7 @@ def lock_folder(
         lock = acquire_lock(path)
     except Timeout:
         raise FolderInUse(
-            f"{folder}: another process is at this run; wait for its end, or choose another --out"
+            f"{folder}: another process is at work there; wait for its end, or choose another --out"
         ) from None
     except OSError as error:
         reason = error.strerror

@@ -162,7 +162,7 @@ def test_a_folder_holds_one_run_at_a_time(scans, tmp_path):
     first = start(scans, out)
     for more in (["--seed", 1], ["--overwrite"], ["--resume"]):
         (line,) = train(scans, out, *more, code=2).errors
-        assert "another process is at this run" in line
+        assert "another process is at work there" in line
     first.kill()  # its lock file stays, its lock does not
     first.communicate()
     assert (out / ".lock").exists()
@@ -172,7 +172,7 @@ def test_a_folder_holds_one_run_at_a_time(scans, tmp_path):
     assert second.returncode == 130 and not (out / ".lock").exists()
     third = start(scans, out, "--resume")
     (line,) = train(scans, out, "--iterations", 100000, "--resume", code=2).errors
-    assert "another process is at this run" in line
+    assert "another process is at work there" in line
     third.send_signal(signal.SIGTERM)
     third.communicate()
     assert third.returncode == 130

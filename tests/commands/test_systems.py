@@ -94,14 +94,45 @@ def impossible_places(tmp_path):
     return [tmp_path / "file" / "below", Path("/proc/not_here")]
 
 
-def test_a_place_that_cannot_be_written_is_noticed_before_the_work(scans, tmp_path, monkeypatch):
+WORK = [  # what a command begins with when its arguments are in order
+    "lgermt.train.load_volumes",
+    "lgermt.compare.run",
+    "lgermt.evaluate.load_model",
+    "lgermt.predict.load_model",
+    "lgermt.export.load_model",
+    "lgermt.prepare.make_plan",
+    "lgermt.benchmark.run_benchmark",
+]
+
+
+def calls_that_write(scans, finished, source, place):
+    "Command and arguments whose results would go to `place`."
+    checkpoint = ["--checkpoint", finished / "last.pt"]
+    scan = scans / "phantom_004" / "mri_norm2.h5"
+    return {
+        "train": ["--data", scans, "--out", place, *TINY],
+        "compare": ["--data", scans, "--out", place, "--methods", "vnet", *TINY],
+        "evaluate": [*checkpoint, "--data", scans, "--out", place / "scores.json"],
+        "predict": [*checkpoint, "--out", place, scan],
+        "export": [*checkpoint, "--out", place],
+        "prepare": [source, "--out", place],
+        "benchmark": ["--json", place / "times.json"],
+    }
+
+
+def test_a_place_that_cannot_be_written_is_noticed_before_the_work(
+    scans, finished, tmp_path, monkeypatch
+):
     def no_work(*_, **__):
         raise AssertionError("began to work")
 
-    monkeypatch.setattr("lgermt.train.load_volumes", no_work)
+    for name in WORK:
+        monkeypatch.setattr(name, no_work)
+    source = write_source(scans, tmp_path / "source", ["a", "b"])
     for place in impossible_places(tmp_path):
-        (line,) = train(scans, place, *STEPS, code=2).errors
-        assert f"cannot write into {place}" in line
+        for name, arguments in calls_that_write(scans, finished, source, place).items():
+            (line,) = run(name, *arguments, code=2).errors
+            assert f"cannot write into {place}" in line, line
 
 
 def workers_of(process):
