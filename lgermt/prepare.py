@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['NORMALIZATION', 'FILE_DETERMINING_SETTINGS', 'LIST_OPTIONS', 'published_box', 'random_margins', 'read_boxes',
-           'find_boxes', 'move_box', 'crop_case', 'normalize_channels', 'transform_case', 'files_of', 'content_digest',
-           'Inputs', 'read_attributes', 'inspect_inputs', 'refusal', 'fingerprint', 'what_changed', 'Job',
-           'strip_names', 'prepare_case', 'try_prepare', 'Preparation', 'file_settings', 'check_settings',
-           'check_existing_scans', 'list_settings', 'check_kept_lists', 'draw_lists', 'make_lists', 'Plan', 'make_plan',
-           'write_note', 'prepare_scans', 'read_geometry', 'describe_geometry', 'name_some', 'earlier_scans', 'prepare',
-           'carry_out', 'with_earlier_version', 'name_scans', 'next_commands', 'main']
+           'find_boxes', 'move_box', 'crop_case', 'transform_case', 'files_of', 'content_digest', 'Inputs',
+           'read_attributes', 'inspect_inputs', 'refusal', 'fingerprint', 'what_changed', 'Job', 'strip_names',
+           'prepare_case', 'try_prepare', 'Preparation', 'file_settings', 'check_settings', 'check_existing_scans',
+           'list_settings', 'check_kept_lists', 'draw_lists', 'make_lists', 'Plan', 'make_plan', 'write_note',
+           'prepare_scans', 'read_geometry', 'describe_geometry', 'name_some', 'earlier_scans', 'prepare', 'carry_out',
+           'with_earlier_version', 'name_scans', 'next_commands', 'main']
 
 # %% ../nbs/09_your_scans/02_prepare.ipynb #32b5f48b
 import glob
@@ -171,15 +171,7 @@ def crop_case(
         box = published_box(volume.label, margins, patch)
     return crop_to_box(volume, box)
 
-# %% ../nbs/09_your_scans/02_prepare.ipynb #026ce693
-def normalize_channels(
-    volume: Volume,
-) -> Volume:  # each channel with mean 0 and standard deviation 1
-    "z-score of every channel by itself. Raises `InputError` as `normalize` does."
-    channels = [normalize(channel, volume.id) for channel in volume.channels]
-    return replace(volume, image=np.stack(channels).reshape(volume.image.shape))
-
-
+# %% ../nbs/09_your_scans/02_prepare.ipynb #941c4ab8
 def transform_case(
     stored: Volume,  # as it was read
     settings: "Preparation",
@@ -197,11 +189,11 @@ def transform_case(
     if box:
         crop_to_box(stored, box)  # refuses a box that does not lie in the scan
         box = move_box(box, stored, volume)
-    volume = normalize_channels(volume)
+    volume = replace(volume, image=normalize(volume.image, stored.id))
     margins = random_margins(settings.seed, stored.id)
     return crop_case(volume, settings.crop, box, margins, settings.patch)
 
-# %% ../nbs/09_your_scans/02_prepare.ipynb #3d5337d7
+# %% ../nbs/09_your_scans/02_prepare.ipynb #2f9dd127
 def files_of(
     path: Path,  # an image, or a folder of DICOM slices
 ) -> list[Path]:  # all files that it is read from
@@ -473,7 +465,7 @@ def check_existing_scans(
                 f"{before}, now it is {value}; choose another --out, or --overwrite"
             )
 
-# %% ../nbs/09_your_scans/02_prepare.ipynb #d11678a7
+# %% ../nbs/09_your_scans/02_prepare.ipynb #3512af88
 LIST_OPTIONS = ("labeled", "val", "test")
 
 
@@ -630,7 +622,7 @@ def prepare_scans(
             warned.setdefault(message, []).append(case)
     return refused, warned
 
-# %% ../nbs/09_your_scans/02_prepare.ipynb #b04a7e4f
+# %% ../nbs/09_your_scans/02_prepare.ipynb #ef72be49
 def read_geometry(
     path: Path,  # prepared scan
 ) -> tuple[tuple | None, str | None]:  # voxel size in mm, orientation; None where not known
@@ -671,7 +663,7 @@ def name_some(
     more = f" and {len(cases) - 5} more" if len(cases) > 5 else ""
     return ", ".join(cases[:5]) + more
 
-# %% ../nbs/09_your_scans/02_prepare.ipynb #a29643e7
+# %% ../nbs/09_your_scans/02_prepare.ipynb #5734a751
 def earlier_scans(
     plan: Plan,
     lists: Mapping[str, Sequence[str]],
@@ -769,13 +761,16 @@ def next_commands(
 ) -> list[str]:  # lines
     "What can be done with the set now, with the paths filled in."
     out, count = shlex.quote(str(settings.out)), result["annotated"]
-    scans = f"the first {count} scans" if count > 1 else "the first scan"
-    return [
-        f"look them over with: python -m lgermt.check {out}",
-        f"train with: python -m lgermt.train --data {out} --labeled {count} --out runs/NAME",
-        f"({scans} of train.list {'are' if count > 1 else 'is'} annotated, "
-        "the others are trained with unannotated)",
-    ]
+    lines = [f"look them over with: python -m lgermt.check {out}"]
+    if count:
+        total = len(result["lists"]["train.list"])
+        lines += [
+            f"train with: python -m lgermt.train --data {out} --labeled {count} --out runs/NAME",
+            f"(train.list begins with {count} annotated of {total} scans)",
+        ]
+    else:
+        lines.append("train.list begins with a scan that is not annotated: change its order")
+    return lines
 
 
 def main(
