@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MASK_SUFFIXES', 'Evaluation', 'find_mask', 'case_rows', 'score_columns', 'beside', 'check_outputs',
-           'check_model_fits', 'frame_warnings', 'some_of', 'training_record', 'trained_with', 'overlap_warnings',
-           'split_name', 'warn', 'warnings_as_lines', 'load_scored', 'score_folder', 'score_checkpoint',
-           'write_pictures', 'evaluate', 'main']
+           'check_model_fits', 'frame_warnings', 'some_of', 'trained_with', 'overlap_warnings', 'split_name', 'warn',
+           'warnings_as_lines', 'load_scored', 'score_folder', 'held_weights', 'score_checkpoint', 'write_pictures',
+           'evaluate', 'main']
 
 # %% ../nbs/06_results/04_evaluate.ipynb #f920b7c9
 import sys
@@ -32,10 +32,11 @@ from .data.volume import Volume, orientation_code
 from .evaluation.metrics import METRICS
 from .evaluation.scoring import format_scores, score_masks, score_network
 from lgermt.training.checkpoint import (
+    exported_weights,
     find_model_file,
-    load_checkpoint,
     load_model,
     read_model_config,
+    training_record,
 )
 from .training.config import TrainConfig
 from .utils.cli import Flag, exit_on_user_error, parse_args, tqdm_options
@@ -197,16 +198,6 @@ def some_of(
     return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
 
 # %% ../nbs/06_results/04_evaluate.ipynb #c4a320fd
-def training_record(
-    checkpoint: Path,  # a model in any of its forms
-) -> dict:  # perhaps with "scans" and "data_fingerprint"
-    "What is written beside a model's weights. Raises `InputError` where it cannot be read."
-    path = find_model_file(checkpoint)
-    if path.suffix in (".safetensors", ".onnx"):
-        return read_model_config(path.with_name("config.json"))[0]
-    return load_checkpoint(path)
-
-
 def trained_with(
     record: dict,  # of `training_record`
     volumes: list[Volume],  # scored scans
@@ -230,12 +221,14 @@ def trained_with(
 
 
 def overlap_warnings(
-    same_image: dict[str, str],  # of `trained_with`
-    same_id: dict[str, str],
-    count: int,  # scored scans
+    record: dict,  # of `training_record`
+    volumes: list[Volume],  # scored scans
 ) -> list[str]:  # empty where the model has seen none of the scans
     "What to say about scans that the model was trained with."
-    texts = []
+    same_image, same_id = trained_with(record, volumes)
+    count, texts = len(volumes), []
+    if "scans" not in record:
+        texts.append("the model does not say which scans it was trained with")
     if same_image:
         texts.append(
             f"{len(same_image)} of {count} scans were trained with: {some_of(same_image)}; "
@@ -303,6 +296,16 @@ def score_folder(
     return metrics | {"predictions": str(settings.predictions)}, volumes, masks
 
 
+def held_weights(
+    checkpoint: Path,  # a model in any of its forms
+) -> str:  # student or teacher
+    "Whose weights are scored where nobody says."
+    path = find_model_file(checkpoint)
+    if path.suffix not in (".safetensors", ".onnx"):
+        return "student"
+    return exported_weights(read_model_config(path.with_name("config.json"))[0])
+
+
 def score_checkpoint(
     settings: Evaluation,  # with a checkpoint
     progress: bool = True,  # whether to show a bar
@@ -313,13 +316,13 @@ def score_checkpoint(
     check_model_fits(config, info, settings.data)
     volumes = load_scored(settings, config.hold_out)
     record = training_record(settings.checkpoint)
-    same_image, same_id = trained_with(record, volumes)
+    same_image, _ = trained_with(record, volumes)
     warn(frame_warnings(config, info, volumes))
-    warn(overlap_warnings(same_image, same_id, len(volumes)))
+    warn(overlap_warnings(record, volumes))
     split = split_name(settings.split)
     metrics, masks = score_network(model, volumes, config, split, progress)
-    held = record.get("weights", "student")  # of an exported model
-    metrics |= {"weights": settings.weights or held, "checkpoint": str(settings.checkpoint)}
+    weights = settings.weights or held_weights(settings.checkpoint)
+    metrics |= {"weights": weights, "checkpoint": str(settings.checkpoint)}
     if same_image:
         metrics["trained_with"] = list(same_image)
     return metrics, volumes, masks

@@ -27,6 +27,7 @@ from lgermt.training.checkpoint import (
     find_model_file,
     load_model,
     read_model_config,
+    training_record,
 )
 from .training.config import TrainConfig, config_to_dict
 from .training.methods import METHODS
@@ -410,7 +411,7 @@ def export(
     if path.suffix == ".safetensors":
         weights = exported_weights(read_model_config(path.with_name("config.json"))[0])
     metrics = find_metrics(path, weights)
-    about = model_config(config, metrics, weights, settings.out)
+    about = model_config(config, metrics, weights, settings.out) | training_record(path)
     return write_model(settings, model, config, about)
 
 # %% ../nbs/09_your_scans/05_export.ipynb #dbf93678

@@ -132,7 +132,7 @@ def format_scores(
 ) -> str:  # lines for the terminal
     "Dice and Jaccard in percent, distances in voxels, columns in the paper's order."
     by_class = metrics.get("classes", {})
-    names = [case["id"] for case in metrics["cases"]] + list(by_class)
+    names = [metrics["split"], *(case["id"] for case in metrics["cases"]), *by_class]
     id_width = max(8, *(len(name) + 2 for name in names))
     widths = {name: len(metric.heading) + 2 for name, metric in METRICS.items()}
 

@@ -312,6 +312,9 @@ def test_an_exported_model_is_scored_like_its_checkpoint(atria, model, tmp_path)
         scores = read(out)
         assert scores["weights"] == "teacher"
         assert scores["mean"]["dice"] == pytest.approx(expected["mean"]["dice"], abs=1e-3)
+    seen = [tmp_path / "seen.json", "--split", atria / "train.list"]
+    (line,) = warnings_of(evaluate(atria, *seen, "--checkpoint", tmp_path / "exported"))
+    assert "2 of 2 scans were trained with: c0 (annotated) and c1 (unannotated)" in line
     student = ["--checkpoint", tmp_path / "exported", "--weights", "student"]
     assert "teacher" in evaluate(atria, tmp_path / "no.json", *student, code=2).errors[0]
 
