@@ -362,7 +362,8 @@ def same_voxels_on(
             warnings.warn(f"{source}: cut to the box of {target.id}", stacklevel=2)
         return found.image
     if unplaced and array.shape == target.shape and same_spacing(target, like):
-        message = f"{unplaced[0]} does not say where it lies: {source} is taken as it is stored"
+        taken = "it" if like.origin is None else source
+        message = f"{unplaced[0]} does not say where it lies: {taken} is taken as it is stored"
         warnings.warn(message, stacklevel=2)
         return array
     raise InputError(
