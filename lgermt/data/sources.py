@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RESERVED_NAME', 'CHANNEL_ENDING', 'LABEL_ENDING', 'IMAGE_ENDING', 'DELIMITERS', 'Case', 'Source', 'safe_name',
-           'scan_files', 'group_channels', 'channel_files', 'match_labels', 'make_cases', 'challenge_cases',
-           'read_dataset_json', 'listed_rows', 'label_names', 'channel_names', 'listed_images', 'nnunet_source',
-           'default_channels', 'read_rows', 'read_table', 'image_columns', 'table_source', 'find_tables', 'flat_cases',
-           'flat_source', 'source_in_layout', 'read_source', 'find_cases']
+           'is_dicom_folder', 'scan_files', 'group_channels', 'channel_files', 'match_labels', 'make_cases',
+           'challenge_cases', 'read_dataset_json', 'listed_rows', 'label_names', 'channel_names', 'listed_images',
+           'nnunet_source', 'default_channels', 'read_rows', 'read_table', 'image_columns', 'table_source',
+           'find_tables', 'flat_cases', 'flat_source', 'source_in_layout', 'read_source', 'find_cases']
 
 # %% ../../nbs/handbook/sources.ipynb #6a667514
 import csv
@@ -66,7 +66,7 @@ def safe_name(
     "A name that can be part of a file's name."
     return re.sub(r"[^\w-]+", "_", str(text)).strip("_")
 
-# %% ../../nbs/handbook/sources.ipynb #5c26d70c
+# %% ../../nbs/handbook/sources.ipynb #b3bd2d4b
 CHANNEL_ENDING = re.compile(r"_(\d{4})$")
 LABEL_ENDING = re.compile(
     r"(?:^|[-_.])(seg|segs|segmentation|label|labels|lbl|gt|ground-?truth|truth|mask|masks|msk|"
@@ -76,14 +76,29 @@ LABEL_ENDING = re.compile(
 IMAGE_ENDING = re.compile(r"[-_.](image|img|im|scan|vol|volume|lgemri)$", re.IGNORECASE)
 
 
+def is_dicom_folder(
+    path: Path,
+) -> bool:
+    "Whether the first file of a folder is a DICOM slice: the letters DICM after 128 bytes."
+    if not path.is_dir():
+        return False
+    for file in sorted(path.iterdir()):
+        if file.is_file() and not file.name.startswith(".") and file.name != "DICOMDIR":
+            with open(file, "rb") as content:
+                return content.read(132)[128:] == b"DICM"
+    return False
+
+
 def scan_files(
     folder: Path,
-) -> dict[str, Path]:  # name without the format's ending -> file; sorted by name
+) -> dict[str, Path]:  # name without the format's ending -> file, or folder of DICOM slices
     "What can be a scan in a folder. Raises `InputError` where two files have the same name."
     files = {}
     for path in sorted(folder.iterdir()):
-        suffix = file_suffix(path)
-        if path.name.startswith(".") or suffix not in SITK_SUFFIXES or path.is_dir():
+        is_dicom = is_dicom_folder(path)
+        suffix = "" if is_dicom else file_suffix(path)
+        is_file = path.is_file() and suffix in SITK_SUFFIXES
+        if path.name.startswith(".") or not (is_file or is_dicom):
             continue
         name = path.name[: len(path.name) - len(suffix)]
         if name in files:
@@ -122,7 +137,7 @@ def channel_files(
             files[name].append(group.get(number, expected))
     return files
 
-# %% ../../nbs/handbook/sources.ipynb #ec21820c
+# %% ../../nbs/handbook/sources.ipynb #506686b3
 def match_labels(
     labels: dict[str, Path],  # name -> file
     names: Iterable[str],  # of the images
@@ -230,7 +245,7 @@ def channel_names(
         names = [names[number] for number in sorted(names, key=int)]
     return tuple(safe_name(name) for name in names)
 
-# %% ../../nbs/handbook/sources.ipynb #cfd6f608
+# %% ../../nbs/handbook/sources.ipynb #5428f9b4
 def listed_images(
     folder: Path,  # of dataset.json
     rows: Sequence[tuple[str, str | None]],  # of `listed_rows`
@@ -385,7 +400,7 @@ def find_tables(
             tables.append(path)
     return tables
 
-# %% ../../nbs/handbook/sources.ipynb #540e77c6
+# %% ../../nbs/handbook/sources.ipynb #4889db87
 def flat_cases(
     folder: Path,  # holds images and labels side by side
     patient: str = "",  # whose scans they are

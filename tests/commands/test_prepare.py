@@ -1,6 +1,9 @@
 """`prepare` and `check` with folders as people keep them, and with what goes wrong in them."""
 
+import itertools
 import json
+import warnings
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -11,6 +14,7 @@ from helpers import run
 from lgermt.data.datasets import read_dataset_info
 from lgermt.data.io import read_h5, read_scan
 from lgermt.data.volume import Volume, normalize, orientation_code, reorient
+from lgermt.prepare import Preparation, transform_case
 
 SHAPE = (26, 22, 18)
 LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
@@ -186,6 +190,38 @@ def test_scans_of_any_orientation_become_one(tmp_path):
     checked = run("check", source, "--workers", 1, "--out", tmp_path / "c.html").out.getvalue()
     for order in ORDERS[1:]:
         assert f"! axes {order}, others LPS" in checked
+
+
+def all_orders():
+    "The 48 orders of axes, as nibabel names them."
+    orders = []
+    for letters in itertools.permutations(("LR", "PA", "SI")):
+        orders += ["".join(chosen) for chosen in itertools.product(*letters)]
+    return orders
+
+
+@pytest.mark.parametrize("spacing", [None, (1.5, 1.0, 2.5)])
+def test_all_orders_of_axes_give_the_same_scan_and_the_same_box(spacing):
+    """The box is given in voxels of each file; where it is resampled to the same size,
+    only the last digits may differ."""
+    settings = Preparation("source", "out", crop="boxes.csv", spacing=spacing)
+    box = ((3, 21), (2, 16), (4, 18))
+    marked = np.zeros(SHAPE, np.float32)
+    marked[tuple(slice(*side) for side in box)] = 1
+    expected = transform_case(scan(0), settings, box)
+    assert len(set(all_orders())) == 48
+    for order in all_orders():
+        stored = reorient(scan(0), order)
+        inside = np.argwhere(reorient(replace(scan(0), image=marked), order).image)
+        moved = tuple(zip(inside.min(0).tolist(), (inside.max(0) + 1).tolist()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # says that the axes were turned
+            found = transform_case(stored, settings, moved)
+        assert orientation_code(found) == "LPS"
+        np.testing.assert_allclose(found.image, expected.image, atol=1e-4)
+        np.testing.assert_array_equal(found.label, expected.label)
+        for one, other in zip(found.geometry, expected.geometry):
+            np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_mixed_voxel_sizes_are_one_line_with_the_remedy(tmp_path):
