@@ -27,7 +27,7 @@ from lgermt.viz.classes import (
     fullest_voxel,
 )
 from .figures import COLORS, assign_colors, to_uint8
-from .slices import Outline, contour, line_key, mask_outlines
+from .slices import Outline, class_contour, contour, line_key, mask_outlines
 from .widgets import StatusLine, stack, to_widget, update_figure
 
 # %% ../../nbs/05_training/05_live_view.ipynb #4e79577e
@@ -73,7 +73,7 @@ def add_outlines(
         outlines = [Outline(name, mask, COLORS[name], None) for name, mask in planes.items()]
     in_legend = len(outlines) // len(planes)  # those of the truth; the curves name the rest
     for number, outline in enumerate(outlines):
-        x, y = contour(outline.mask)
+        x, y = contour(outline.mask) if len(classes) == 1 else class_contour(outline.mask)
         figure.add_scatter(
             x=x,
             y=y,
