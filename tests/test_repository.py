@@ -18,6 +18,7 @@ from helpers import ROOT
 from nbdev.clean import clean_nb
 from readme import readme
 
+from lgermt.training.methods import METHODS
 from lgermt.utils.errors import REQUIRED_PACKAGES
 
 BIN = Path(sys.executable).parent
@@ -115,7 +116,10 @@ def test_every_command_and_option_in_the_readme_exists():
         known |= {"--" + name.replace("_", "-") for name in fields}
     assert "--method" in known
     text = re.sub(r"torchrun .*? -m ", "", text)  # its own options
-    unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) - known
+    for method in METHODS.values():
+        for term in method.all_terms:
+            known |= {f"--{term.name}.{option.name}" for option in dataclasses.fields(term.options)}
+    unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z.-]*[a-z]", text)) - known
     assert not unknown, f"README.md names {', '.join(unknown)}"
 
 
