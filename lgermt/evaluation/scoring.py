@@ -148,7 +148,10 @@ def format_scores(
     lines += [line("mean", metrics["mean"]), line("std", metrics["std"])]
     if by_class:
         lines.append("mean of each class")
-        lines += [line(name, summary["mean"]) for name, summary in by_class.items()]
+    for name, summary in by_class.items():
+        missing = summary["empty_predictions"]
+        note = f"  missing in {missing} of {len(metrics['cases'])} masks" if missing else ""
+        lines.append(line(name, summary["mean"]) + note)
     return "\n".join(lines)
 
 # %% ../../nbs/handbook/scoring.ipynb #75b4732e
