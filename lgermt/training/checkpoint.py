@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_SCHEMA', 'DAMAGED_FILE_ERRORS', 'MODEL_FILES', 'RUN_FILES', 'RESUMABLE_CHANGES', 'save_checkpoint',
-           'load_checkpoint', 'read_settings', 'load_checkpoint_model', 'resume', 'onnx_errors', 'OnnxModel',
-           'read_model_config', 'exported_weights', 'load_safetensors_model', 'load_onnx_model', 'find_model_file',
-           'load_exported_model', 'load_model', 'training_record', 'changed_settings', 'check_foreign_files',
+           'load_checkpoint', 'fits_a_set', 'read_settings', 'load_checkpoint_model', 'resume', 'onnx_errors',
+           'OnnxModel', 'read_model_config', 'exported_weights', 'load_safetensors_model', 'load_onnx_model',
+           'find_model_file', 'load_exported_model', 'load_model', 'changed_settings', 'check_foreign_files',
            'check_run_folder', 'check_same_data', 'truncate_log']
 
 # %% ../../nbs/handbook/checkpoint.ipynb #9e265ba2
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.datasets import changed_data
+from ..data.volume import STANDARD_ORIENTATION, find_axes
 from ..models.registry import build_model
 from lgermt.training.config import (
     TrainConfig,
@@ -115,6 +116,25 @@ def load_checkpoint(
     return state
 
 # %% ../../nbs/handbook/checkpoint.ipynb #a7c71503
+def fits_a_set(
+    config: TrainConfig,  # settings from a file
+) -> bool:
+    "Whether classes, channels, voxel size and orientation are such as a set can have."
+    try:
+        names = (*config.classes, *config.channels)
+        sound = all(isinstance(name, str) and name for name in names)
+        sound = sound and 0 < len(config.classes) == len(config.label_values)
+        sound = sound and all(int(value) > 0 for value in config.label_values)
+        sound = sound and len(config.channels) > 0
+        if config.spacing is not None:
+            sound = sound and len(config.spacing) == 3 and min(config.spacing) > 0
+        if config.orientation is not None:
+            find_axes(STANDARD_ORIENTATION, config.orientation)
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return sound
+
+
 def read_settings(
     content: dict,  # "config" of a checkpoint, "settings" of an exported config.json
     path: Path,  # where it comes from, for the message
@@ -132,6 +152,10 @@ def read_settings(
         if not is_open and not number and type(value) is not type(field.default):
             given = format_option(field.name, value)
             raise InputError(f"{path}: its settings have {given}, of a wrong kind; {advice}")
+    if not fits_a_set(config):
+        names = ("classes", "label_values", "channels", "spacing", "orientation")
+        given = " ".join(format_option(name, getattr(config, name)) for name in names)
+        raise InputError(f"{path}: its settings have {given}, which no data can have; {advice}")
     return config
 
 
@@ -312,18 +336,6 @@ def load_model(
     else:
         model, config = load_checkpoint_model(path, weights or "student")
     return model.to(device, memory_format=torch.channels_last_3d).eval(), config
-
-
-def training_record(
-    path: str | Path,  # a model in any of its forms
-) -> dict:  # "scans" and "data_fingerprint"; empty where the file does not say
-    "Which scans a network was trained with. Raises `InputError` when the file cannot be read."
-    path = find_model_file(path)
-    if path.suffix in (".safetensors", ".onnx"):
-        content = read_model_config(path.with_name("config.json"))[0]
-    else:
-        content = load_checkpoint(path)
-    return {name: content[name] for name in ("scans", "data_fingerprint") if name in content}
 
 # %% ../../nbs/handbook/checkpoint.ipynb #6d3cf236
 RUN_FILES = ("config.json", "log.jsonl", "last.pt", "metrics.json", "report.html")
