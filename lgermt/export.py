@@ -325,6 +325,8 @@ def model_config(
 ) -> dict:  # content of config.json
     "What a reader of the weights has to know, without names of the user's folders."
     own_names = {"data": Path(config.data).name, "out": folder.name}
+    if config.plugin:
+        own_names["plugin"] = Path(config.plugin).name
     channels = "" if len(config.channels) == 1 else f": {', '.join(config.channels)}"
     each = "each channel " if channels else ""
     return {

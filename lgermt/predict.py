@@ -13,6 +13,7 @@ __all__ = ['TTA_FLIPS', 'model_orientation', 'to_model_frame', 'check_named_chan
 # %% ../nbs/09_your_scans/04_predict.ipynb #0e3531e0
 import contextlib
 import dataclasses
+import importlib
 import itertools
 import math
 import sys
@@ -442,6 +443,7 @@ def plan_outputs(
 ) -> None:
     "Raises `InputError` where files would collide, or where some are there already."
     targets = {}  # file as a file system without capitals sees it -> scan
+    importlib.import_module("SimpleITK")  # writes the masks: a missing package shows now
     if settings.surface:
         import_optional("skimage.measure", extra="report")
     for scan in scans:

@@ -6,8 +6,8 @@
 __all__ = ['CHECKPOINT_SCHEMA', 'DAMAGED_FILE_ERRORS', 'MODEL_FILES', 'RUN_FILES', 'RESUMABLE_CHANGES', 'save_checkpoint',
            'load_checkpoint', 'fits_a_set', 'read_settings', 'load_checkpoint_model', 'resume', 'onnx_errors',
            'OnnxModel', 'read_model_config', 'exported_weights', 'load_safetensors_model', 'load_onnx_model',
-           'find_model_file', 'load_exported_model', 'load_model', 'changed_settings', 'check_foreign_files',
-           'check_run_folder', 'check_same_data', 'truncate_log']
+           'find_model_file', 'load_exported_model', 'load_model', 'training_record', 'changed_settings',
+           'check_foreign_files', 'check_run_folder', 'check_same_data', 'truncate_log']
 
 # %% ../../nbs/handbook/checkpoint.ipynb #9e265ba2
 import dataclasses
@@ -336,6 +336,18 @@ def load_model(
     else:
         model, config = load_checkpoint_model(path, weights or "student")
     return model.to(device, memory_format=torch.channels_last_3d).eval(), config
+
+
+def training_record(
+    path: str | Path,  # a model in any of its forms
+) -> dict:  # "scans" and "data_fingerprint"; empty where the file does not say
+    "Which scans a network was trained with. Raises `InputError` when the file cannot be read."
+    path = find_model_file(path)
+    if path.suffix in (".safetensors", ".onnx"):
+        content = read_model_config(path.with_name("config.json"))[0]
+    else:
+        content = load_checkpoint(path)
+    return {name: content[name] for name in ("scans", "data_fingerprint") if name in content}
 
 # %% ../../nbs/handbook/checkpoint.ipynb #6d3cf236
 RUN_FILES = ("config.json", "log.jsonl", "last.pt", "metrics.json", "report.html")
