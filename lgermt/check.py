@@ -7,7 +7,7 @@ __all__ = ['MIRROR_SLICES', 'QUANTILES', 'CONTACT_SHEET_CSS', 'CARD_HTML', 'SWIT
            'describe_label', 'describe_channel', 'describe_scan', 'ScanSet', 'inspect_case', 'label_warnings',
            'normalization_warning', 'case_warnings', 'format_value', 'grid_warnings', 'duplicate_warnings',
            'position_warnings', 'class_warnings', 'channel_warnings', 'contrast_warnings', 'mirror_warnings',
-           'dataset_warnings', 'warnings_html', 'scan_caption', 'card_html', 'contact_sheet', 'Check',
+           'dataset_warnings', 'warnings_html', 'scan_caption', 'card_html', 'border_colors', 'contact_sheet', 'Check',
            'contact_sheet_path', 'is_own_page', 'check_output', 'find_scans', 'check', 'print_rows', 'main']
 
 # %% ../nbs/09_your_scans/03_check.ipynb #20b5eb06
@@ -389,13 +389,15 @@ body{font:15px/1.4 system-ui,sans-serif;margin:1rem;color:#222}
 figure{margin:0;padding:.5rem;border:1px solid #ddd;border-radius:6px}
 figure.odd{border:2px solid #D55E00}
 img{height:66px;margin-right:3px;image-rendering:pixelated;background:#000}
+.pictures{white-space:nowrap;overflow-x:auto}
+.swatch{display:inline-block;width:.8em;height:.8em;margin-right:.3em}
 figcaption b{font-size:1rem;overflow-wrap:anywhere}
 .said{color:#a83c00;margin:.2rem 0}
 label{display:inline-block;margin:.5rem 0}
 body.only figure:not(.odd){display:none}
 """
 CARD_HTML = (
-    '<figure class="{kind}">{pictures}'
+    '<figure class="{kind}"><div class="pictures">{pictures}</div>'
     "<figcaption><b>{case}</b><br>{caption}{warnings}</figcaption></figure>"
 )
 SWITCH_HTML = (
@@ -448,6 +450,18 @@ def card_html(
     )
 
 
+def border_colors(
+    rows: list[dict],  # of `describe_scan`
+) -> str:  # HTML, the end of a sentence about the label
+    "Which colour the borders have: blue of one class, of several each its own."
+    from lgermt.viz.report import swatches
+
+    classes = next((list(row["classes"]) for row in rows if "classes" in row), [])
+    if len(classes) < 2:
+        return "whose border is blue"
+    return f"the border of each class in its colour: {' '.join(swatches(classes))}"
+
+
 def contact_sheet(
     rows: list[dict],  # with "warnings"
     general: list[str],  # warnings about the whole set
@@ -461,7 +475,7 @@ def contact_sheet(
     with_warnings = sum(bool(row["warnings"]) for row in rows)
     head = (
         f"<h1>{escape(title)}</h1><p>{len(rows)} scans, {with_warnings} with warnings. Planes "
-        "across z, y and x through the middle of the label, whose border is blue.</p>"
+        f"across z, y and x through the middle of the label, {border_colors(rows)}.</p>"
     )
     body = f'{head}{warnings_html(general)}{SWITCH_HTML}<div class="scans">{cards}</div>'
     return html_page(title, body, CONTACT_SHEET_CSS)
