@@ -9,6 +9,7 @@ __all__ = ['MASK_SUFFIXES', 'Evaluation', 'find_mask', 'case_rows', 'score_colum
            'evaluate', 'main']
 
 # %% ../nbs/06_results/04_evaluate.ipynb #f920b7c9
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -27,7 +28,7 @@ from lgermt.data.datasets import (
     load_scan,
     read_dataset_info,
 )
-from .data.io import read_mask
+from .data.io import SITK_SUFFIXES, read_mask
 from .data.volume import Volume, orientation_code
 from .evaluation.metrics import METRICS
 from .evaluation.scoring import format_scores, score_masks, score_network
@@ -56,7 +57,7 @@ class Evaluation:
     checkpoint: Path | None = None
     "The folder of a run or its last.pt; a folder of lgermt.export or a file in it."
     predictions: Path | None = None
-    "Instead of --checkpoint: folder of masks <ID>_pred.nii.gz (.nii, .nrrd; .h5: dataset label)."
+    "Instead of --checkpoint: folder of masks <ID>_pred.nii.gz or <ID>.nii.gz (.nrrd, .h5, ...)."
     split: str = "test"
     "test, val, or a file with one scan ID per line."
     weights: Literal["student", "teacher"] | None = None
@@ -67,7 +68,7 @@ class Evaluation:
     "Replace the three files if they exist."
 
 # %% ../nbs/06_results/04_evaluate.ipynb #21840584
-MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".h5")
+MASK_SUFFIXES = (*SITK_SUFFIXES, ".h5")
 
 
 def find_mask(
@@ -77,12 +78,14 @@ def find_mask(
     "Where a scan's mask lies. Raises `InputError` when there is none, or more than one."
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; --predictions takes a folder of masks")
-    candidates = [folder / f"{case}_pred{suffix}" for suffix in MASK_SUFFIXES]
-    masks = [path for path in candidates if path.is_file()]
+    masks = []
+    for ending in ("_pred", ""):  # `predict` writes the first, other programs the second
+        candidates = [folder / f"{case}{ending}{suffix}" for suffix in MASK_SUFFIXES]
+        masks = masks or [path for path in candidates if path.is_file()]
     if not masks:
         raise InputError(
-            f"{folder}: no mask {case}_pred.nii.gz (nor .nii, .nrrd, .h5); "
-            "every scan of the split needs one"
+            f"{folder}: no mask {case}_pred.nii.gz or {case}.nii.gz (nor with the endings "
+            f"{', '.join(MASK_SUFFIXES)}); every scan of the split needs one"
         )
     if len(masks) > 1:
         names = " and ".join(path.name for path in masks)
@@ -291,8 +294,8 @@ def score_folder(
     with warnings_as_lines():
         masks = [read_mask(*pair, info.label_values) for pair in zip(paths, volumes)]
     pairs = tqdm(list(zip(volumes, masks)), "scoring", unit="scan", **tqdm_options(progress))
-    method, split = settings.predictions.resolve().name, split_name(settings.split)
-    metrics = score_masks(pairs, method, split, info.classes)
+    method = Path(os.path.abspath(settings.predictions)).name  # a link keeps its own name
+    metrics = score_masks(pairs, method, split_name(settings.split), info.classes)
     return metrics | {"predictions": str(settings.predictions)}, volumes, masks
 
 

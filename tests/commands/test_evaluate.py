@@ -220,6 +220,13 @@ def test_masks_of_several_classes_have_the_values_of_the_set(parts, tmp_path):
     assert "c2_pred.nii.gz" in line and "2, 7, 420" in line
 
 
+def test_a_folder_has_the_name_that_it_was_given(atria, tmp_path):
+    write_nifti(tmp_path / "store" / "c2.nii.gz", label_of(atria, "c2"))
+    (tmp_path / "theirs").symlink_to(tmp_path / "store")
+    assert dice_of(atria, tmp_path / "theirs", tmp_path / "s.json") == (1, [])
+    assert read(tmp_path / "s.json")["method"] == "theirs"
+
+
 def test_a_lost_class_has_dice_0_and_is_counted(parts, tmp_path):
     mask = np.array([0, 2, 0, 420])[label_of(parts, "c2")]
     write_nifti(tmp_path / "c2_pred.nii.gz", mask.astype(np.int16))
