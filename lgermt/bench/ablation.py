@@ -110,7 +110,7 @@ def profile_by_kind(
 def make_matrices_pair(case: BenchmarkCase) -> tuple[Callable, Callable]:
     "Our step with the explicit matrices of Eq. 3 put back, and without."
 
-    def explicit_loss(step):
+    def explicit_loss(step, options):
         corners = sample_block_corners(step.p_s.shape[2:], 16, 4, step.generator)
         losses = []
         for corner in corners:
