@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from statistics import median
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import tyro
@@ -162,15 +163,18 @@ def inspect_case(
     if name in dict(found.refused):
         return {"id": name, "error": dict(found.refused)[name]}
     try:
-        if isinstance(scan, Case):
-            volume = read_case(scan, found.classes)
-        else:
-            volume = load_scan(scan.parent, name, labeled=False)
+        with catch_warnings(record=True) as caught:
+            simplefilter("always")
+            if isinstance(scan, Case):
+                volume = read_case(scan, found.classes)
+            else:
+                volume = load_scan(scan.parent, name, labeled=False)
     except InputError as error:
         return {"id": name, "error": str(error)}
+    said = [str(warning.message) for warning in caught if "label is empty" not in str(warning)]
     shown = reorient(volume) if volume.has_geometry else volume
     pictures = thumbnails(shown.image, {"truth": shown.label}, names)
-    return describe_scan(volume, names) | {"pictures": pictures}
+    return describe_scan(volume, names) | {"pictures": pictures, "said": said}
 
 # %% ../nbs/09_your_scans/03_check.ipynb #2f475303
 def label_warnings(
@@ -287,7 +291,7 @@ def position_warnings(
             )
     return warnings
 
-# %% ../nbs/09_your_scans/03_check.ipynb #8ba8e26a
+# %% ../nbs/09_your_scans/03_check.ipynb #9fa7e824
 def class_warnings(
     rows: list[dict],  # with label
 ) -> dict[str, str]:  # ID -> warning
@@ -502,7 +506,7 @@ def contact_sheet_path(
     folder = settings.folder if settings.folder.is_dir() else settings.folder.parent
     return folder / "check.html"
 
-# %% ../nbs/09_your_scans/03_check.ipynb #106a350b
+# %% ../nbs/09_your_scans/03_check.ipynb #0d55e5a6
 def is_own_page(
     path: Path,  # HTML or JSON
 ) -> bool:
@@ -565,7 +569,8 @@ def check(
         if "error" in row:
             row["warnings"] = [row["error"]]
         else:
-            row["warnings"] = case_warnings(row, found.is_prepared) + compared[row["id"]]
+            alone = case_warnings(row, found.is_prepared)
+            row["warnings"] = row.pop("said") + alone + compared[row["id"]]
     general = compared[""]
     title = f"Scans in {settings.folder.resolve().name}"
     write_text(page, contact_sheet(rows, general, title))

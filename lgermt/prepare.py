@@ -7,9 +7,9 @@ __all__ = ['NORMALIZATION', 'FILE_DETERMINING_SETTINGS', 'LIST_OPTIONS', 'publis
            'find_boxes', 'move_box', 'crop_case', 'transform_case', 'files_of', 'content_digest', 'Inputs',
            'read_attributes', 'inspect_inputs', 'refusal', 'fingerprint', 'what_changed', 'Job', 'strip_names',
            'prepare_case', 'try_prepare', 'Preparation', 'file_settings', 'check_settings', 'check_existing_scans',
-           'list_settings', 'check_kept_lists', 'draw_lists', 'make_lists', 'Plan', 'make_plan', 'write_note',
-           'prepare_scans', 'read_geometry', 'describe_geometry', 'name_some', 'earlier_scans', 'prepare', 'carry_out',
-           'with_earlier_version', 'name_scans', 'next_commands', 'main']
+           'list_settings', 'check_kept_lists', 'draw_lists', 'make_lists', 'Plan', 'make_plan', 'same_images',
+           'write_note', 'prepare_scans', 'read_geometry', 'describe_geometry', 'name_some', 'earlier_scans', 'prepare',
+           'carry_out', 'with_earlier_version', 'name_scans', 'next_commands', 'main']
 
 # %% ../nbs/09_your_scans/02_prepare.ipynb #32b5f48b
 import glob
@@ -171,7 +171,7 @@ def crop_case(
         box = published_box(volume.label, margins, patch)
     return crop_to_box(volume, box)
 
-# %% ../nbs/09_your_scans/02_prepare.ipynb #941c4ab8
+# %% ../nbs/09_your_scans/02_prepare.ipynb #5e8d3038
 def transform_case(
     stored: Volume,  # as it was read
     settings: "Preparation",
@@ -193,7 +193,7 @@ def transform_case(
     margins = random_margins(settings.seed, stored.id)
     return crop_case(volume, settings.crop, box, margins, settings.patch)
 
-# %% ../nbs/09_your_scans/02_prepare.ipynb #2f9dd127
+# %% ../nbs/09_your_scans/02_prepare.ipynb #7cc30603
 def files_of(
     path: Path,  # an image, or a folder of DICOM slices
 ) -> list[Path]:  # all files that it is read from
@@ -465,7 +465,7 @@ def check_existing_scans(
                 f"{before}, now it is {value}; choose another --out, or --overwrite"
             )
 
-# %% ../nbs/09_your_scans/02_prepare.ipynb #3512af88
+# %% ../nbs/09_your_scans/02_prepare.ipynb #5253f945
 LIST_OPTIONS = ("labeled", "val", "test")
 
 
@@ -564,12 +564,23 @@ def make_plan(
     )
     refused |= strays
     usable = [one for one in inputs if one.case.id not in refused]
-    remarks = list(source.remarks)
+    remarks = [*source.remarks, *same_images(usable)]
     if classes != LabelClasses():
         remarks.append(f"classes: {classes}")
     if len(source.channels) > 1:
         remarks.append(f"channels: {', '.join(source.channels)}")
     return Plan(settings, source, usable, refused, classes, boxes, remarks)
+
+
+def same_images(
+    inputs: Sequence[Inputs],
+) -> list[str]:  # a remark per image
+    "Images that are there under several IDs: one of them may be tested with, another trained."
+    cases = {}  # digest -> IDs
+    for one in inputs:
+        cases.setdefault(one.image, []).append(one.case.id)
+    twins = [ids for ids in cases.values() if len(ids) > 1]
+    return [f"WARNING: {' and '.join(ids)} are the same image; keep one of them" for ids in twins]
 
 
 def write_note(
@@ -622,7 +633,7 @@ def prepare_scans(
             warned.setdefault(message, []).append(case)
     return refused, warned
 
-# %% ../nbs/09_your_scans/02_prepare.ipynb #ef72be49
+# %% ../nbs/09_your_scans/02_prepare.ipynb #3c284058
 def read_geometry(
     path: Path,  # prepared scan
 ) -> tuple[tuple | None, str | None]:  # voxel size in mm, orientation; None where not known
@@ -663,7 +674,7 @@ def name_some(
     more = f" and {len(cases) - 5} more" if len(cases) > 5 else ""
     return ", ".join(cases[:5]) + more
 
-# %% ../nbs/09_your_scans/02_prepare.ipynb #5734a751
+# %% ../nbs/09_your_scans/02_prepare.ipynb #9a3e38bb
 def earlier_scans(
     plan: Plan,
     lists: Mapping[str, Sequence[str]],

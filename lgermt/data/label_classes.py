@@ -7,7 +7,8 @@ __all__ = ['BACKGROUND', 'LabelClasses', 'map_classes', 'parse_classes', 'all_va
            'refuse_strays', 'name_classes', 'choose_classes', 'is_single', 'read_image', 'read_label_values',
            'try_label_values', 'find_classes', 'read_case']
 
-# %% ../../nbs/handbook/label_classes.ipynb #8a86536f
+# %% ../../nbs/handbook/label_classes.ipynb #251750d9
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from .volume import Volume, check_volume, same_voxels_on
 from ..utils.environment import parallel_map
 from ..utils.errors import InputError
 
-# %% ../../nbs/handbook/label_classes.ipynb #1e0426e6
+# %% ../../nbs/handbook/label_classes.ipynb #b78925d1
 BACKGROUND = "background"
 
 
@@ -77,7 +78,7 @@ def parse_classes(
         names[int(value)] = name
     return names
 
-# %% ../../nbs/handbook/label_classes.ipynb #f3d04d3b
+# %% ../../nbs/handbook/label_classes.ipynb #bcc93fe5
 def all_values(
     found: Mapping[str, Sequence[int]],  # ID -> values of its label
 ) -> list[int]:  # in order
@@ -162,6 +163,12 @@ def choose_classes(
     if foreground:
         dropped = [value for value in every if value not in foreground]
         return one_class(foreground, {}, dropped), {}
+    ignored = [value for value in every if not wanted and (names or {}).get(value) == "ignore"]
+    if ignored:
+        raise InputError(
+            f"dataset.json calls the value {ignored[0]} ignore, and labels hold it; voxels cannot "
+            f"be left out here: say what they are, --classes NAME=VALUE ... background={ignored[0]}"
+        )
     single = len(every) == 1 or (every == [1, 255] and all(map(is_single, found.values())))
     if single and not wanted:
         return one_class(every, names or {}), {}
@@ -177,7 +184,7 @@ def is_single(
     "Whether a label holds one structure at most."
     return len(values) <= 1
 
-# %% ../../nbs/handbook/label_classes.ipynb #79fd83d1
+# %% ../../nbs/handbook/label_classes.ipynb #b78ac2b6
 def read_image(
     case: Case,
 ) -> Volume:  # as stored; several channels on the grid of the first
@@ -196,7 +203,9 @@ def read_label_values(
     case: Case,  # with a label
 ) -> tuple[int, ...]:
     "Values of a scan's label. Raises `InputError` for a label that cannot be used."
-    return find_label_values(read_scan(case.label).image, case.label)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `read_case` reads it again, and warns
+        return find_label_values(read_scan(case.label).image, case.label)
 
 
 def try_label_values(
