@@ -6,7 +6,7 @@
 __all__ = ['MASK_SUFFIXES', 'Evaluation', 'find_mask', 'case_rows', 'score_columns', 'beside', 'check_outputs',
            'check_model_fits', 'frame_warnings', 'some_of', 'trained_with', 'overlap_warnings', 'split_name', 'warn',
            'warnings_as_lines', 'load_scored', 'score_folder', 'held_weights', 'score_checkpoint', 'write_pictures',
-           'evaluate', 'main']
+           'is_own_result', 'evaluate', 'main']
 
 # %% ../nbs/06_results/04_evaluate.ipynb #f920b7c9
 import os
@@ -43,7 +43,7 @@ from .training.config import TrainConfig
 from .utils.cli import Flag, exit_on_user_error, parse_args, tqdm_options
 from .utils.environment import disable_malloc_trim, pick_device
 from .utils.errors import InputError, import_optional
-from .utils.files import check_writable, write_csv, write_json, write_text
+from .utils.files import check_writable, read_json, write_csv, write_json, write_text
 
 # %% ../nbs/06_results/04_evaluate.ipynb #68b3b50d
 @dataclass(frozen=True)
@@ -356,6 +356,23 @@ def write_pictures(
     return True
 
 # %% ../nbs/06_results/04_evaluate.ipynb #9aa76044
+def is_own_result(
+    settings: Evaluation,
+) -> bool:
+    "Whether the JSON file is there already and the result of the same command."
+    try:
+        content = read_json(settings.out)
+        given = {name: content.get(name) for name in ("checkpoint", "predictions", "split")}
+    except (OSError, ValueError, AttributeError):  # none, or somebody's
+        return False
+    wanted = {"split": split_name(settings.split)}
+    for name in ("checkpoint", "predictions"):
+        value = getattr(settings, name)
+        wanted[name] = None if value is None else str(value)
+    weights = settings.weights or content.get("weights")
+    return given == wanted and content.get("weights") == weights and "cases" in content
+
+
 def evaluate(
     settings: Evaluation,
     progress: bool = True,  # whether to show a bar
@@ -365,7 +382,7 @@ def evaluate(
         raise InputError(
             "--checkpoint scores a network, --predictions a folder of masks; give one of the two"
         )
-    check_outputs(settings.out, settings.overwrite)
+    check_outputs(settings.out, settings.overwrite or is_own_result(settings))
     disable_malloc_trim()
     score = score_checkpoint if settings.checkpoint else score_folder
     metrics, volumes, masks = score(settings, progress)

@@ -101,6 +101,7 @@ WORK = [  # what a command begins with when its arguments are in order
     "lgermt.predict.load_model",
     "lgermt.export.load_model",
     "lgermt.prepare.make_plan",
+    "lgermt.check.parallel_map",
     "lgermt.benchmark.run_benchmark",
 ]
 
@@ -116,6 +117,7 @@ def calls_that_write(scans, finished, source, place):
         "predict": [*checkpoint, "--out", place, scan],
         "export": [*checkpoint, "--out", place],
         "prepare": [source, "--out", place],
+        "check": [scans, "--out", place / "page.html"],
         "benchmark": ["--json", place / "times.json"],
     }
 
