@@ -507,7 +507,11 @@ class Predictor:
         self.model_entry = describe_model(settings)
         device = pick_device(settings.device)
         self.model, self.config = load_model(settings.checkpoint, device, settings.weights)
-        self.scans = find_scans(settings.scans, len(self.config.channels))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.scans = find_scans(settings.scans, len(self.config.channels))
+        for warning in caught:
+            self.say(f"lgermt.predict: {warning.message}", sys.stderr)
         self.table = read_prediction_table(settings.out)
         plan_outputs(settings, self.scans, self.table, self.model_entry, self.config.classes)
         self.outcome = Outcome()

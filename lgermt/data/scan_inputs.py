@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['NNUNET_FOLDERS', 'ScanFiles', 'read_scan_files', 'channel_number', 'group_files', 'is_scan_name', 'scans_in_folder',
-           'files_of_pattern', 'check_named_file', 'find_scans', 'unique_scans']
+           'files_of_pattern', 'check_named_file', 'without_annotations', 'find_scans', 'unique_scans']
 
 # %% ../../nbs/handbook/scan_inputs.ipynb #7cddd567
 import glob
 import os
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,6 +140,26 @@ def check_named_file(
         )
 
 
+def without_annotations(
+    files: dict[str, Path],  # absolute path -> file
+) -> list[Path]:
+    "Leaves out annotations and masks of scans that are named, too: `*.nii.gz` takes in both."
+    stems = {}
+    for path in files.values():
+        name = path.name[: len(path.name) - len(file_suffix(path))]
+        stems[path] = path.absolute().parent / name
+    scans, left_out = [], []
+    for path, stem in stems.items():
+        base = re.sub(r"_(pred|prob)$", "", LABEL_ENDING.sub("", stem.name))
+        image = stem.with_name(base or "image")  # label.nii.gz belongs to image.nii.gz
+        belongs = base != stem.name and image in stems.values()
+        (left_out if belongs else scans).append(path)
+    if left_out:
+        names = ", ".join(path.name for path in left_out)
+        warnings.warn(f"left out as annotations or masks: {names}", stacklevel=2)
+    return scans
+
+
 def find_scans(
     named: Sequence[Path],  # files, folders and patterns
     channels: int = 1,  # that the network takes
@@ -152,7 +174,7 @@ def find_scans(
                 scans += scans_in_folder(place, channels)
             else:
                 files[os.path.abspath(place)] = place
-    scans = group_files(list(files.values()), channels) + scans
+    scans = group_files(without_annotations(files), channels) + scans
     if not scans:
         raise InputError("no scan given; name files, folders or patterns after the options")
     return unique_scans(scans)
