@@ -4,20 +4,23 @@
 
 # %% auto #0
 __all__ = ['H5_ERRORS', 'SITK_ERRORS', 'MAX_VOXELS', 'MAX_COMPRESSION', 'ALWAYS_PLAUSIBLE', 'NIFTI_HEADER_BYTES',
-           'NIFTI_BITS_PER_VOXEL', 'check_header_shape', 'open_maybe_gzip', 'nifti_expected_bytes',
-           'check_nifti_complete', 'check_nifti_written', 'check_h5_chunks']
+           'NIFTI_BITS_PER_VOXEL', 'CONTENT_BEGINNINGS', 'MAX_SHEAR', 'ROUNDING_SHEAR', 'check_header_shape',
+           'open_maybe_gzip', 'nifti_expected_bytes', 'ending_of_content', 'sitk_warnings_off', 'straighten_axes',
+           'check_shear', 'check_nifti_complete', 'check_h5_chunks']
 
 # %% ../../nbs/handbook/integrity.ipynb #3401babd
-import errno
 import gzip
 import math
 import struct
+import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import h5py
+import numpy as np
 
 from ..utils.errors import InputError
 
@@ -96,15 +99,91 @@ def nifti_expected_bytes(
         raise InputError(f"{path}: does not begin with a NIfTI header: copy or make it again")
     axes, *sides = struct.unpack(f"{byte_order}8h", header[40:56])
     kind, bits = struct.unpack(f"{byte_order}2h", header[70:74])
-    grid = struct.unpack(f"{byte_order}26f", header[76:108] + header[256:328])
     sound_shape = 1 <= axes <= 7 and min(sides[:axes]) >= 1
     sound_type = NIFTI_BITS_PER_VOXEL.get(kind) == bits
-    if not (sound_shape and sound_type and all(map(math.isfinite, grid))):
+    if not (sound_shape and sound_type):
         raise InputError(
-            f"{path}: its header says {axes} axes, sides {sides}, type {kind} of {bits} bits, "
-            "or no finite grid: the file is damaged, copy or make it again"
+            f"{path}: its header says {axes} axes, sides {sides}, type {kind} of {bits} bits: "
+            "the file is damaged, copy or make it again"
         )
     return NIFTI_HEADER_BYTES + math.prod(sides[:axes]) * bits // 8
+
+# %% ../../nbs/handbook/integrity.ipynb #4b540854
+CONTENT_BEGINNINGS = {  # first bytes -> ending of the format
+    b"NRRD000": ".nrrd",
+    b"\x89HDF\r\n\x1a\n": ".h5",
+    b"ObjectType": ".mha",
+    b"NDims": ".mha",
+}
+
+
+def ending_of_content(
+    path: str | Path,  # any file
+) -> str | None:  # ".nii" (also with gzip), ".nrrd", ".h5", ".mha", ".hdr", ".dcm"; None: other
+    "Format of a file by its first bytes. Raises `InputError` where it cannot be opened."
+    try:
+        with open_maybe_gzip(path) as file:
+            content = file.read(NIFTI_HEADER_BYTES + 200)
+    except PermissionError as error:
+        raise InputError(
+            f"{path}: cannot be opened ({error.strerror}): check its permissions, and whether "
+            "another program holds it"
+        ) from error
+    except (OSError, EOFError, zlib.error):  # damaged: its reader says so
+        return None
+    if content[344:348] == b"n+1\0" or content[4:8] == b"n+2\0":
+        return ".nii"
+    if content[344:348] == b"ni1\0" or content[4:8] == b"ni2\0":
+        return ".hdr"
+    if content[128:132] == b"DICM":
+        return ".dcm"
+    for beginning, ending in CONTENT_BEGINNINGS.items():
+        if content.startswith(beginning):
+            return ending
+    return None
+
+# %% ../../nbs/handbook/integrity.ipynb #5d263694
+@contextmanager
+def sitk_warnings_off() -> Iterator[None]:
+    "Keeps SimpleITK from printing warnings inside the block."
+    import SimpleITK as sitk
+
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+# %% ../../nbs/handbook/integrity.ipynb #3be3ff6c
+MAX_SHEAR = 5.0  # degrees
+ROUNDING_SHEAR = 0.05  # degrees, below which the nearest rotation is taken
+
+
+def straighten_axes(
+    directions: np.ndarray,  # (3, 3), columns of length 1
+) -> tuple[np.ndarray, float]:  # (3, 3); degrees between an axis and that of the nearest rotation
+    "The nearest rotation where the axes lean by no more than rounding, else the axes as they are."
+    left, _, right = np.linalg.svd(directions)
+    rotation = left @ right
+    cosines = np.clip((rotation * directions).sum(0), -1, 1)
+    shear = float(np.rad2deg(np.arccos(cosines)).max())
+    chosen = rotation if shear <= ROUNDING_SHEAR else directions
+    return np.round(chosen, 12) + 0.0, shear
+
+
+def check_shear(
+    shear: float,  # degrees, of `straighten_axes`
+    source: str | Path,  # what to name in messages
+) -> None:
+    "Warns of axes that lean. Raises `InputError` where they lean by more than `MAX_SHEAR`."
+    if shear > MAX_SHEAR:
+        raise InputError(
+            f"{source}: its axes are sheared by {shear:.1f} degrees; the file is sound, but its "
+            "voxels are no boxes: resample it onto an upright grid"
+        )
+    if shear > ROUNDING_SHEAR:
+        warnings.warn(f"{source}: its axes are sheared by {shear:.2g} degrees", stacklevel=3)
 
 # %% ../../nbs/handbook/integrity.ipynb #a4b3e45f
 def check_nifti_complete(
@@ -121,16 +200,6 @@ def check_nifti_complete(
             f"{path}: {length} bytes where the header promises {needed}: "
             "the file is truncated, copy it again"
         )
-
-
-def check_nifti_written(
-    path: str | Path,  # .nii or .nii.gz file that was just written
-) -> None:
-    "Raises `OSError` (no space left) where a file ends early."
-    try:
-        check_nifti_complete(path, nifti_expected_bytes(path))
-    except (InputError, EOFError) as error:
-        raise OSError(errno.ENOSPC, f"{path}: not all of it could be written") from error
 
 # %% ../../nbs/handbook/integrity.ipynb #885ad287
 def check_h5_chunks(

@@ -35,6 +35,7 @@ class Volume:
     origin: tuple | None = None  # centre of the first voxel, mm
     direction: tuple | None = None  # nine numbers, the direction matrix row by row
     id: str = "scan"  # name of the scan, for messages and file names
+    header: dict | None = None  # fields of the NIfTI header that it was read with
 
     @property
     def channels(self) -> np.ndarray:  # (K, X, Y, Z)
@@ -332,8 +333,9 @@ def crop_like(
 ) -> Volume:  # the part that lies on the target; the same where there is no such part
     "Cut out the voxels that another grid covers."
     spacing, origin, direction = volume.geometry
-    offset = np.reshape(direction, (3, 3)).T @ (np.subtract(target.geometry[1], origin))
-    start = np.rint(offset / spacing).astype(int)
+    matrix = np.reshape(direction, (3, 3)) * spacing
+    offset = np.linalg.solve(matrix, np.subtract(target.geometry[1], origin))
+    start = np.rint(offset).astype(int)
     end = start + target.shape
     if volume.shape == target.shape or start.min() < 0 or (end > volume.shape).any():
         return volume
