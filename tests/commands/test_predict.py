@@ -9,6 +9,7 @@ import shutil
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 from helpers import run
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
@@ -197,6 +198,78 @@ def test_two_classes_are_decided_as_ever(finished, scans, tmp_path):
     np.testing.assert_array_equal(mask, margin > 0)
     probability = voxels(tmp_path / "masks" / "phantom_004_prob.nii.gz")
     np.testing.assert_array_equal(probability, np.clip((1 + margin) / 2, 0, 1))
+
+
+def header_of(path):
+    "Affines, codes and units of a NIfTI file."
+    header = nibabel.load(path).header
+    forms = header.get_qform(), header.get_sform()
+    codes = int(header["qform_code"]), int(header["sform_code"])
+    return (*forms, nibabel.load(path).affine), (codes, header.get_xyzt_units()[0])
+
+
+def test_a_mask_has_its_scans_own_header(finished, tmp_path):
+    image, _ = grey_values(0)
+    moved = LPS.copy()
+    moved[:3, 3] = (10, 20, -30)
+    cases = {"moved": (LPS, 1, moved, 2), "none": (LPS, 0, LPS, 0), "one": (LPS, 1, LPS, 0)}
+    for name, (qform, qcode, sform, scode) in cases.items():
+        scan = nibabel.Nifti1Image(image, sform)
+        scan.header.set_xyzt_units("mm")
+        scan.set_sform(sform, scode)
+        scan.set_qform(qform, qcode)
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        nibabel.save(scan, tmp_path / "scans" / f"{name}.nii.gz")
+    out = tmp_path / "masks"
+    said = predict(finished, out, tmp_path / "scans", "--probabilities")
+    for name in cases:
+        affines, codes = header_of(tmp_path / "scans" / f"{name}.nii.gz")
+        for kind in ("pred", "prob"):
+            written, written_codes = header_of(out / f"{name}_{kind}.nii.gz")
+            assert written_codes == codes
+            for one, other in zip(written, affines):
+                np.testing.assert_allclose(one, other, atol=1e-4)
+    (line,) = [line for line in said.out.getvalue().splitlines() if line.startswith("moved")]
+    assert "qform" in line and "sform" in line
+
+
+def write_slices(folder, array, first):
+    "A DICOM series of an array (X, Y, Z): transverse slices, x to the left, y to the back."
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = SimpleITK.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for z in range(array.shape[2]):
+        piece = SimpleITK.GetImageFromArray(np.ascontiguousarray(array[:, :, z].T))
+        piece.SetSpacing(SPACING[:2])
+        tags = {
+            "0008|0060": "MR",
+            "0020|000e": f"1.2.826.0.1.{first}",
+            "0020|0013": str(z + 1),
+            "0020|0032": f"-12.5\\30.0\\{7.5 + SPACING[2] * z}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0018|0050": str(SPACING[2]),
+        }
+        for tag, value in tags.items():
+            piece.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{first}_{z:03d}.dcm"))
+        writer.Execute(piece)
+
+
+def test_folders_of_dicom_slices(finished, tmp_path):
+    image, _ = grey_values(0)
+    stored = np.rint(image).astype(np.int16)
+    write_slices(tmp_path / "series" / "P1", stored, 1)
+    write_slices(tmp_path / "series" / "P2", stored[::-1], 2)
+    save(tmp_path / "nifti.nii.gz", stored)
+    predict(finished, tmp_path / "all", tmp_path / "series")
+    predict(finished, tmp_path / "one", tmp_path / "series" / "P1", tmp_path / "nifti.nii.gz")
+    assert list(table(tmp_path / "all")) == ["P1", "P2"]
+    rows = table(tmp_path / "one")
+    assert list(rows) == ["nifti", "P1"] and rows["P1"]["voxels"] == rows["nifti"]["voxels"]
+    mask, same = (nibabel.load(tmp_path / "one" / f"{name}_pred.nii.gz") for name in rows)
+    one, other = (nibabel.as_closest_canonical(image) for image in (mask, same))
+    np.testing.assert_array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))
+    np.testing.assert_allclose(one.affine, other.affine, atol=1e-3)
 
 
 # repeated calls
