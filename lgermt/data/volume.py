@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['UNIT_SPACING', 'ZERO_ORIGIN', 'IDENTITY_DIRECTION', 'STANDARD_ORIENTATION', 'OPPOSITE_LETTERS', 'Volume',
-           'normalize_channel', 'normalize', 'binary_label', 'check_image', 'check_channels', 'check_volume',
-           'voxel_to_world', 'grid_mismatch', 'crop_to_box', 'nifti_affine', 'orientation_code', 'find_axes',
-           'turn_array', 'turn_volume', 'reorient_array', 'reorient', 'crop_like', 'same_voxels_on', 'same_spacing',
-           'to_sitk', 'resample_like', 'resampled_grid', 'resample_classes', 'resample_to_spacing']
+           'normalize_channel', 'normalize', 'check_image', 'check_channels', 'check_volume', 'voxel_to_world',
+           'grid_mismatch', 'crop_to_box', 'nifti_affine', 'orientation_code', 'find_axes', 'turn_array', 'turn_volume',
+           'reorient_array', 'reorient', 'crop_like', 'same_voxels_on', 'same_spacing', 'to_sitk', 'resample_like',
+           'resampled_grid', 'resample_classes', 'resample_to_spacing']
 
 # %% ../../nbs/01_data/02_volume.ipynb #b957a985
 import math
@@ -89,29 +89,6 @@ def normalize(
     for number, channel in enumerate(image):
         channels.append(normalize_channel(channel, f"{source}, channel {number}"))
     return np.stack(channels)
-
-# %% ../../nbs/01_data/02_volume.ipynb #532b15f5
-def binary_label(
-    label: np.ndarray,  # numbers, any shape
-    source: object = "label",  # str or Path, what to name in messages
-) -> np.ndarray:  # uint8 of {0, 1}, the same shape
-    "A label as {0, 1}; {0, 255} is converted with a warning. Raises `InputError` on other values."
-    label = np.asarray(label)
-    if label.dtype == bool or (label.dtype.kind == "u" and label.size and label.max() <= 1):
-        return label.astype(np.uint8)
-    values = np.unique(label)
-    if np.isin(values, (0, 1)).all():
-        return label.astype(np.uint8)
-    if np.isin(values, (0, 255)).all():
-        warnings.warn(f"{source}: label values 0 and 255 read as 0 and 1", stacklevel=2)
-        return (label == 255).astype(np.uint8)
-    shown = ", ".join(f"{value:g}" for value in values[:5])
-    if len(values) > 5:
-        shown += ", ..."
-    raise InputError(
-        f"{source}: label values {shown}: only 0 (background) and 1 (atrium) are allowed, "
-        "merge or drop the others"
-    )
 
 # %% ../../nbs/01_data/02_volume.ipynb #427fb203
 def check_image(
