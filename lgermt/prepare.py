@@ -731,8 +731,10 @@ def carry_out(
         plan.remarks.extend(f"{text} ({name_scans(cases)})" for text, cases in warned.items())
     cases = [one.case for one in plan.inputs if one.case.id not in refused]
     if not any(case.label for case in cases):
+        whys = list(refused.values())
+        more = f"; and {len(whys) - 3} more scans" if len(whys) > 3 else ""
         raise InputError(
-            "; ".join(refused.values())
+            "; ".join(whys[:3]) + more
             or f"{plan.settings.source}: no scan is annotated; at least one label is needed"
         )
     lists, remarks = make_lists(plan.settings, cases, kept, newly_annotated)

@@ -120,8 +120,8 @@ def refuse_strays(
         wrong = sorted(strays.intersection(values))
         if wrong:
             refused[case] = (
-                f"{case}: the label holds the value {wrong[0]}, which has no name and is in no "
-                f"other label; correct the label, or say what it is: "
+                f"{case}: the label holds the value {wrong[0]}, which is no class of the set "
+                "(no name, or in no other label); correct the label, or say what it is: "
                 f"--classes NAME={wrong[0]} (NAME may be {BACKGROUND})"
             )
     return refused

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import replace
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -167,6 +168,74 @@ def test_a_folder_is_read_as_it_is(tmp_path, layout):
     info = read_dataset_info(tmp_path / "out")
     assert info.classes == ("atrium",) and info.orientation == "LPS"
     np.testing.assert_allclose(info.spacing, (1.25, 1.25, 2.0), rtol=1e-6)
+
+
+def write_dicom(folder, volume):
+    "A folder with a file per slice."
+    folder.mkdir(parents=True)
+    image = sitk.GetImageFromArray(volume.image.astype(np.int16).transpose(2, 1, 0).copy())
+    image.SetSpacing(volume.spacing)
+    image.SetOrigin(volume.origin)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for number in range(image.GetDepth()):
+        plane = image[:, :, number]
+        place = image.TransformIndexToPhysicalPoint((0, 0, number))
+        tags = {
+            "0008|0008": "DERIVED\\SECONDARY",
+            "0008|0060": "MR",
+            "0020|000d": "1.2.826.0.1.3680043.2.1125.1.2",
+            "0020|000e": "1.2.826.0.1.3680043.2.1125.1.1",
+            "0020|0013": str(number),
+            "0020|0032": "\\".join(map(str, place)),
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+        }
+        for tag, value in tags.items():
+            plane.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{number:03d}.dcm"))
+        writer.Execute(plane)
+
+
+def test_formats_may_be_mixed(tmp_path):
+    source, out = tmp_path / "source", tmp_path / "out"
+    endings = [".mha", ".mhd", ".nrrd", ".nii", ".nii.gz"]
+    for number, ending in enumerate(endings):
+        volume = scan(number)
+        write(source / f"p{number}{ending}", volume.image.astype(np.int16), volume)
+        write(source / f"p{number}_seg{ending}", volume.label, volume)
+    volume = scan(len(endings))
+    write_dicom(source / "p5", volume)
+    write(source / "p5_seg.nii.gz", volume.label, volume)
+    said = prepare(source, out).out.getvalue()
+    for number in range(6):
+        assert_is(prepared(out, f"p{number}"), number)
+    assert "of 18 slices (1 scan: p5)" in said
+    write(source / "p1_seg.mhd", scan(1).label[::-1], scan(1))  # its voxels are in p1_seg.zraw
+    said = prepare(source, out).out.getvalue()
+    assert "they changed: p1 (label)" in said and "5 scans were there already" in said
+    np.testing.assert_array_equal(prepared(out, "p1").label, scan(1).label[::-1])
+
+
+def test_headers_that_contradict_themselves_are_counted(tmp_path):
+    source, out = tmp_path / "source", tmp_path / "out"
+    for number in range(3):
+        volume = scan(number)
+        for name, array in (("", volume.image), ("_seg", volume.label)):
+            path = source / f"p{number}{name}.nii.gz"
+            write(path, array, volume)
+            if number:
+                stored = nibabel.load(path)
+                shifted = stored.affine.copy()
+                shifted[0, 3] += 30
+                spoilt = nibabel.Nifti1Image(np.asarray(stored.dataobj), stored.affine)
+                spoilt.set_sform(stored.affine, 1)
+                spoilt.set_qform(shifted, 1)
+                nibabel.save(spoilt, path)
+    said = prepare(source, out)
+    (line,) = [line for line in said.out.getvalue().splitlines() if "qform" in line]
+    assert line.endswith("(2 scans: p1, p2)") and "Warning" not in said.err.getvalue()
+    checked = run("check", source, "--workers", 1, "--out", tmp_path / "c.html").out.getvalue()
+    assert checked.count("qform") == 4  # image and label of two scans
 
 
 ORDERS = ["LPS", "RAS", "LAS", "RPI", "PSL", "ASR", "SRA", "IPL"]
