@@ -18,6 +18,7 @@ from ..losses.supervised import SUPERVISED_LOSSES
 from ..losses.terms import StepContext, Term, TermOptions, limited
 from ..models.layers import Conv3x3x3
 from ..models.registry import build_model
+from ..utils.errors import InputError
 
 # %% ../../nbs/08_beyond/06_two_networks.ipynb #8ad39a08
 def cross_pseudo_loss(
@@ -103,7 +104,15 @@ def make_second_decoder(
     config: Any,  # the run's `TrainConfig`
     student: nn.Module,  # whose encoder is shared
 ) -> nn.Module:
-    "A network with the student's encoder, and a decoder of its own that interpolates."
+    """A network with the student's encoder, and a decoder of its own that interpolates.
+
+    Raises `InputError` for a network without the attribute `encoder`.
+    """
+    if not hasattr(student, "encoder"):
+        raise InputError(
+            f"--network {config.network}: names no encoder that two decoders could share; "
+            "choose another network or another --method"
+        )
     network = interpolate_upwards(build_model(config))
     for name in ENCODER_PARTS:
         if hasattr(student, name):
