@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NIFTI_SUFFIXES', 'MM_PER_UNIT', 'GEOMETRY_FIELDS', 'unit_of', 'form_difference', 'header_conflicts', 'split_affine',
-           'read_nifti_image', 'nifti_voxels', 'read_nifti', 'nifti_header', 'write_nifti']
+           'read_nifti_image', 'nifti_voxels', 'read_nifti', 'header_of_scan', 'header_lies_on', 'nifti_header',
+           'write_nifti']
 
 # %% ../../nbs/handbook/nifti.ipynb #526aea2e
 import gzip
@@ -166,25 +167,45 @@ def read_nifti(
     return Volume(voxels, None, spacing, origin, direction, scan_id(path), fields)
 
 # %% ../../nbs/handbook/nifti.ipynb #c30cb0a5
+def header_of_scan(
+    like: Volume,  # read from a NIfTI file
+    shape: tuple,  # of the array to be written
+):  # nibabel.Nifti1Header, or Nifti2Header for a scan of that version
+    "The fields that a scan was read with."
+    import nibabel
+
+    double = like.header["pixdim"].dtype.itemsize == 8
+    header = nibabel.Nifti2Header() if double else nibabel.Nifti1Header()
+    header.set_data_shape(shape)
+    for name, value in like.header.items():
+        header[name] = value
+    return header
+
+
+def header_lies_on(
+    header,  # nibabel.Nifti1Header
+    like: Volume,
+) -> bool:
+    "Whether a volume still lies where a header says."
+    scale = MM_PER_UNIT.get(unit_of(header), 1.0)
+    affine = np.diag([scale, scale, scale, 1.0]) @ header.get_best_affine()
+    pixdim = scale * np.abs(np.asarray(header["pixdim"][1:4], float))
+    return split_affine(affine, pixdim)[:3] == like.geometry
+
+
 def nifti_header(
     like: Volume,  # the scan
     shape: tuple,  # of the array to be written
-):  # nibabel.Nifti1Header
+):  # nibabel.Nifti1Header or Nifti2Header
     "Where a scan lies: in the fields it was read with, or in new ones where it has moved since."
     import nibabel
 
+    if like.header is not None:
+        header = header_of_scan(like, shape)
+        if header_lies_on(header, like):
+            return header
     header = nibabel.Nifti1Header()
     header.set_data_shape(shape)
-    if like.header is not None:
-        for name, value in like.header.items():
-            header[name] = value
-        scale = MM_PER_UNIT.get(unit_of(header), 1.0)
-        affine = np.diag([scale, scale, scale, 1.0]) @ header.get_best_affine()
-        pixdim = scale * np.abs(np.asarray(header["pixdim"][1:4], float))
-        if split_affine(affine, pixdim)[:3] == like.geometry:
-            return header
-        header = nibabel.Nifti1Header()
-        header.set_data_shape(shape)
     header.set_xyzt_units("mm")
     header.set_qform(nifti_affine(like), 1)
     header.set_sform(nifti_affine(like), 1)
@@ -201,7 +222,9 @@ def write_nifti(
 
     header = nifti_header(like, array.shape)
     header.set_data_dtype(array.dtype)
-    content = nibabel.Nifti1Image(array, None, header).to_bytes()
+    second_version = isinstance(header, nibabel.Nifti2Header)
+    kind = nibabel.Nifti2Image if second_version else nibabel.Nifti1Image
+    content = kind(array, None, header).to_bytes()
     if file_suffix(path) == ".nii.gz":
         content = gzip.compress(content, 6, mtime=0)
     with atomic_write(path) as temporary:
