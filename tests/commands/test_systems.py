@@ -26,13 +26,13 @@ def fsync_of_windows(descriptor):
 
 
 def write_source(scans, folder, ids, times=1):
-    "Scans as NIfTI files, and a table of them; each side repeated `times`."
+    "Scans as NIfTI files, each shifted by a voxel, and their table; sides repeated `times`."
     volume = read_h5(scans / "phantom_000" / "mri_norm2.h5")
     image, label = (np.tile(array, (times,) * 3) for array in (volume.image, volume.label))
     rows = ["id,image,label"]
     for number, case in enumerate(ids):
-        write_image_like(folder / f"{number}.nii.gz", image, volume)
-        write_image_like(folder / f"{number}_seg.nii.gz", label, volume)
+        write_image_like(folder / f"{number}.nii.gz", np.roll(image, number, 0), volume)
+        write_image_like(folder / f"{number}_seg.nii.gz", np.roll(label, number, 0), volume)
         rows.append(f"{case},{number}.nii.gz,{number}_seg.nii.gz")
     (folder / "scans.csv").write_text("\n".join(rows), encoding="utf-8")
     return folder / "scans.csv"
