@@ -225,6 +225,7 @@ def nifti_affine(
     affine[:3, :3] = np.reshape(direction, (3, 3)) * spacing
     affine[:3, 3] = origin
     affine[:2] *= -1
+    affine[:3, :3] += 0.0  # no -0
     return affine
 
 
