@@ -777,8 +777,10 @@ def next_commands(
     lines = [f"look them over with: python -m lgermt.check {out}"]
     if count:
         total = len(result["lists"]["train.list"])
+        method = "" if count < total else " --method vnet"  # nothing to train with unannotated
+        train = f"python -m lgermt.train --data {out} --labeled {count}{method} --out runs/NAME"
         lines += [
-            f"train with: python -m lgermt.train --data {out} --labeled {count} --out runs/NAME",
+            f"train with: {train}",
             f"(train.list begins with {count} annotated of {total} scans)",
         ]
     else:
