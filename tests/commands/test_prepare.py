@@ -164,7 +164,7 @@ def test_a_folder_is_read_as_it_is(tmp_path, layout):
     assert sorted(read_list(tmp_path / "out")) == names
     for number, name in enumerate(names):
         assert_is(prepared(tmp_path / "out", name), number)
-    assert f"--data {tmp_path / 'out'} --labeled 3 --out" in said.out.getvalue()
+    assert f"--data {tmp_path / 'out'} --labeled 3 --method vnet --out" in said.out.getvalue()
     info = read_dataset_info(tmp_path / "out")
     assert info.classes == ("atrium",) and info.orientation == "LPS"
     np.testing.assert_allclose(info.spacing, (1.25, 1.25, 2.0), rtol=1e-6)
