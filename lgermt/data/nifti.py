@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['NIFTI_SUFFIXES', 'MM_PER_UNIT', 'GEOMETRY_FIELDS', 'unit_of', 'form_difference', 'header_conflicts', 'split_affine',
-           'read_nifti_image', 'nifti_voxels', 'read_nifti', 'header_of_scan', 'header_lies_on', 'nifti_header',
-           'write_nifti']
+           'nibabel_remarks_off', 'read_nifti_image', 'nifti_voxels', 'read_nifti', 'header_of_scan', 'header_lies_on',
+           'nifti_header', 'write_nifti']
 
 # %% ../../nbs/handbook/nifti.ipynb #526aea2e
 import gzip
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +109,18 @@ def split_affine(
     return tuple(spacing.tolist()), tuple(origin.tolist()), tuple(direction.ravel().tolist()), shear
 
 # %% ../../nbs/handbook/nifti.ipynb #5b4305c8
+@contextmanager
+def nibabel_remarks_off() -> Iterator[None]:
+    "Keeps nibabel from printing what it mends in a header; `header_conflicts` says what counts."
+    logger = logging.getLogger("nibabel.global")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def read_nifti_image(
     path: Path,  # of a NIfTI file, of version 1 or 2, with or without gzip
 ):  # nibabel.Nifti1Image or Nifti2Image in main memory
@@ -148,7 +163,7 @@ def read_nifti(
     path = Path(path)
     check_file(path)
     damaged = (*SITK_ERRORS, ValueError, KeyError, TypeError, HeaderDataError, WrapStructError)
-    with as_input_error(path, "NIfTI", damaged):
+    with as_input_error(path, "NIfTI", damaged), nibabel_remarks_off():
         image = read_nifti_image(path)
         voxels = nifti_voxels(image, path)
         affine, header = image.affine, image.header

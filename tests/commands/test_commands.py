@@ -238,7 +238,7 @@ def drop(name):
         (
             "phantom_003",
             replaced("image", np.random.rand(2, 48, 40, 32).astype(np.float32)),
-            "(2, 48, 40, 32)",
+            "differ in shape",
         ),
         ("phantom_003", replaced("image", [b"text"]), "not numbers"),
         ("phantom_004", drop("label"), "label"),

@@ -162,7 +162,7 @@ def preparing(scans, tmp_path):
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     while process.poll() is None and not list((tmp_path / "data").glob("*/mri_norm2.h5")):
         time.sleep(0.02)

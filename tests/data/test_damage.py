@@ -40,7 +40,8 @@ def test_damaged_files_are_read_or_refused(kind, first, last, tmp_path):
         f"{current}: {failure} with {done.returncode}\n{done.stderr[-2000:]}"
     )
     outcomes = json.loads(done.stdout)
-    assert outcomes.keys() == {"read", "refused"}, outcomes
+    assert outcomes.keys() <= {"read", "refused"} and outcomes["refused"] > 0, outcomes
     assert sum(outcomes.values()) == last - first
-    assert min(outcomes.values()) > 0  # some damage is harmless, e.g. to a voxel
+    if kind != "nii.gz":  # whose checksum finds all damage
+        assert outcomes["read"] > 0  # some damage is harmless, e.g. to a voxel
     assert not done.stderr, "a library prints past Python: " + done.stderr[:500]
