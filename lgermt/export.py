@@ -34,7 +34,7 @@ from .training.methods import METHODS
 from .utils.cli import Flag, exit_on_user_error, parse_args
 from .utils.environment import pick_device
 from .utils.errors import InputError, import_optional
-from .utils.files import atomic_write, check_writable, write_json, write_text
+from .utils.files import atomic_write, check_writable, read_json, write_json, write_text
 
 # %% ../nbs/09_your_scans/05_export.ipynb #aa1b854a
 MODEL_CARD_TEMPLATE = """# {subject}, {title}
@@ -304,7 +304,7 @@ def find_metrics(
     if not scores.exists() or weights != "student":
         return None
     try:
-        metrics = json.loads(scores.read_text(encoding="utf-8"))
+        metrics = read_json(scores)
         kept = ("split", "mean", "std", "empty_predictions", "classes")
         summary = {name: metrics[name] for name in kept if name in metrics}
         summary["count"] = len(metrics["cases"])

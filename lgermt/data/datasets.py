@@ -12,7 +12,6 @@ __all__ = ['PHANTOM_SPACING', 'PHANTOM_FOLDERS', 'PARTS_INFO', 'data_folder', 'p
 # %% ../../nbs/handbook/datasets.ipynb #6f847196
 import dataclasses
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -32,7 +31,7 @@ from lgermt.data.phantom import (
 from .sources import Case
 from .volume import STANDARD_ORIENTATION, Volume, check_channels, check_volume
 from ..utils.errors import InputError
-from ..utils.files import file_suffix, write_json, write_text
+from ..utils.files import file_suffix, read_json, write_json, write_text
 
 # %% ../../nbs/handbook/datasets.ipynb #53c510cf
 PHANTOM_SPACING = (1.25, 1.25, 1.25)  # mm, of its voxels
@@ -366,7 +365,7 @@ def read_phantom_json(
     if not note.exists():
         return None
     try:
-        return dict(json.loads(note.read_text(encoding="utf-8")))
+        return dict(read_json(note))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{note}: cannot be read ({error}): delete the folder, or choose another"
@@ -393,7 +392,7 @@ def read_prepare_json(
     if not note.is_file():
         return None
     try:
-        content = json.loads(note.read_text(encoding="utf-8"))
+        content = read_json(note)
         if content["spacing"]:
             content["spacing"] = tuple(float(side) for side in content["spacing"])
         else:

@@ -8,13 +8,12 @@ __all__ = ['TABLE', 'NOTE', 'OLD_COLUMNS', 'files_digest', 'PredictionTable', 'r
 # %% ../../nbs/handbook/prediction_table.ipynb #ec83d7f3
 import csv
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..utils.errors import InputError
-from ..utils.files import write_csv, write_json
+from ..utils.files import read_json, write_csv, write_json
 
 # %% ../../nbs/handbook/prediction_table.ipynb #104cbe47
 def files_digest(
@@ -137,7 +136,7 @@ def read_prediction_table(
     sources = {}
     if note.exists():
         try:
-            content = json.loads(note.read_text(encoding="utf-8"))
+            content = read_json(note)
             if content["command"] != "lgermt.predict":
                 raise ValueError("of another program")
             for case, entry in content["scans"].items():

@@ -9,7 +9,6 @@ __all__ = ['REFERENCE_METHOD', 'PAPER_RESULTS', 'TABLE_HEADINGS', 'CLASS_HEADING
            'latex_line', 'latex_table', 'latex_lines']
 
 # %% ../../nbs/handbook/statistics.ipynb #0b04939d
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from .metrics import METRICS
 from ..models.registry import MODELS
 from ..training.config import upgrade_settings
 from ..training.methods import METHODS, method_title
+from ..utils.files import read_json
 
 # %% ../../nbs/handbook/statistics.ipynb #e31ade75
 REFERENCE_METHOD = "lg-er-mt"
@@ -47,10 +47,7 @@ def read_results(
     folder: Path,  # results of a comparison, one JSON file per run
 ) -> list[dict]:  # by annotation count, then in the order of the paper's table, then by seed
     "All runs of a comparison."
-    results = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(Path(folder).glob("*_*_*.json"))
-    ]
+    results = [read_json(path) for path in sorted(Path(folder).glob("*_*_*.json"))]
     for result in results:
         result["settings"] = upgrade_settings(result["settings"])
     order = list(METHODS)

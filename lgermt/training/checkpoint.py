@@ -36,7 +36,7 @@ from lgermt.training.config import (
 from .trainer import Trainer
 from ..utils.cli import format_option
 from ..utils.errors import InputError, error_text, import_optional
-from ..utils.files import atomic_write, remove_temporary_files, write_text
+from ..utils.files import atomic_write, read_json, remove_temporary_files, write_text
 
 # %% ../../nbs/handbook/checkpoint.ipynb #fe2479c7
 def save_checkpoint(
@@ -238,7 +238,7 @@ def read_model_config(
 ) -> tuple[dict, TrainConfig]:  # its content; the settings in it
     "Description of an exported model. Raises `InputError` when it is missing or damaged."
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         settings = dict(content["settings"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(

@@ -8,7 +8,6 @@ __all__ = ['BATCH_VARIABLE', 'PROGRESS_FILE', 'is_batch', 'project_folder', 'rea
            'answer_field', 'exercise_widget', 'guess_text', 'guess_controls', 'predict_first']
 
 # %% ../../nbs/handbook/exercise.ipynb #9155c338
-import json
 import math
 import os
 import re
@@ -35,7 +34,7 @@ from ipywidgets import (
 from nbconvert.filters import markdown2html
 
 from ..utils.errors import InputError
-from ..utils.files import write_json
+from ..utils.files import read_json, write_json
 from .widgets import to_widget
 
 # %% ../../nbs/handbook/exercise.ipynb #6cbf57b7
@@ -68,7 +67,7 @@ def read_progress(
     if not path.exists():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     except (OSError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be read ({type(error).__name__}); delete it to start anew"
@@ -95,7 +94,7 @@ def progress_lines(
     solved = read_progress(folder)
     lines, done, total = [], 0, 0
     for path in sorted(folder.glob("nbs/[0-9]*/*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        cells = read_json(path)["cells"]
         text = "\n".join("".join(cell["source"]) for cell in cells)
         names = re.findall(r'\bexercise\(\s*"([^"]+)"', text)
         if not names:

@@ -10,13 +10,13 @@ from configparser import ConfigParser
 from contextlib import contextmanager
 
 import pytest
-from browser import CHROMIUM, OPTIONS, answers, lab, stop_kernels
+from browser import CHROMIUM, answers, lab, stop_kernels
 from helpers import ROOT
 
 SKIPPED = ConfigParser(delimiters=["="])
 SKIPPED.read(ROOT / "settings.ini")
 FLAGS = set(SKIPPED["DEFAULT"]["tst_flags"].split())
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: apt-get install chromium)"),
@@ -107,15 +107,6 @@ def jupyter(tmp_path_factory):
         copy.write_text(runnable(path), encoding="utf-8")
     with lab(folder, tmp_path_factory.mktemp("jupyter")) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    "One Chromium."
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=OPTIONS)
-        yield opened
-        opened.close()
 
 
 def test_the_scan_finds_notebooks():

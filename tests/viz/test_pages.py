@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, OPTIONS
+from browser import CHROMIUM
 
 from lgermt.data.phantom import make_phantom
 from lgermt.viz.cases_page import cases_html, thumbnails
@@ -12,20 +12,11 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium (Debian: apt-get install chromium)"),
 ]
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 CLASSES = ("body", "left_vein", "right_vein", "aorta")
 WIDTHS_OF_FIGURES = """() => [...document.querySelectorAll('.grid > div')].map(
     cell => [cell.clientWidth, cell.querySelector('.main-svg').clientWidth])"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    "One Chromium."
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=OPTIONS)
-        yield opened
-        opened.close()
 
 
 def scored(case, dices):
