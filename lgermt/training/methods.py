@@ -47,19 +47,19 @@ from lgermt.training.two_networks import (
     make_second_student,
 )
 
-# %% ../../nbs/05_training/01_methods.ipynb #dc0fca8f
+# %% ../../nbs/05_training/01_methods.ipynb #cd920ab3
 @dataclass(frozen=True)
 class FurtherNetwork:
     "A trainable network beside student and teacher."
 
     make: Callable[[Any, nn.Module], nn.Module]  # (config, student) -> network
     terms: tuple = ()  # of Term, of its own step; none: it learns from the method's terms
-    # parameters -> optimiser; None: the student's kind with the student's learning rate
+    # parameters -> optimizer; None: the student's kind with the student's learning rate
     optimizer: Callable[[list], torch.optim.Optimizer] | None = None
     # called before its own step: changes running statistics of the network
     before_step: Callable[[StepContext], None] | None = None
 
-
+# %% ../../nbs/05_training/01_methods.ipynb #dc0fca8f
 @dataclass(frozen=True)
 class Method:
     "A row of the table of methods. Raises `ValueError` when two terms share a name."
@@ -223,14 +223,14 @@ METHODS = {
     ),
 }
 
-# %% ../../nbs/05_training/01_methods.ipynb #b44ee277
+# %% ../../nbs/05_training/01_methods.ipynb #8796ec91
 def method_title(
     name: str,  # of a method, perhaps one of a plugin that is not loaded
 ) -> str:
     "As the tables print it; the name itself where the method is not known."
     return METHODS[name].title if name in METHODS else name
 
-
+# %% ../../nbs/05_training/01_methods.ipynb #b44ee277
 def total_loss(
     terms: tuple,  # of Term
     step: StepContext,  # with all that the terms look at
