@@ -23,12 +23,12 @@ def mse_consistency(
 def dice_consistency(
     p_s: Tensor,  # (B, C, X, Y, Z) student's probabilities, 0 to 1, any float type
     p_t: Tensor,  # same shape, teacher's; gets no gradient
-    smoothing: float = 1e-5,  # s, avoids 0/0
+    smoothing: float = 1e-5,  # epsilon, avoids 0/0
 ) -> Tensor:  # 0-d float32, 0 to 1; not 0 for equal inputs unless they are certain
-    "MT-Dice: 1 - (2 sum pq + s) / (sum p + sum q + s), sums over the batch, mean over classes."
-    p = p_s.float().movedim(1, 0).flatten(1)
-    q = p_t.detach().float().movedim(1, 0).flatten(1)
-    dice = (2 * (p * q).sum(1) + smoothing) / (p.sum(1) + q.sum(1) + smoothing)
+    "MT-Dice: 1 - (2 sum p_s p_t + eps) / (sum p_s + sum p_t + eps), mean over the classes."
+    p_s = p_s.float().movedim(1, 0).flatten(1)
+    p_t = p_t.detach().float().movedim(1, 0).flatten(1)
+    dice = (2 * (p_s * p_t).sum(1) + smoothing) / (p_s.sum(1) + p_t.sum(1) + smoothing)
     return 1 - dice.mean()
 
 # %% ../../nbs/03_mean_teacher/02_consistency.ipynb #b1a820e1

@@ -24,9 +24,9 @@ def cross_entropy_loss(
 def soft_dice_loss(
     logits: Tensor,  # (B, C, X, Y, Z), any real numbers, any float type; class 0 is the background
     labels: Tensor,  # (B, X, Y, Z) int64 class of every voxel, 0 to C - 1
-    smoothing: float = 1e-5,  # s, avoids 0/0 when a class is absent
+    smoothing: float = 1e-5,  # epsilon, avoids 0/0 when a class is absent
 ) -> Tensor:  # 0-d float32, 0 (perfect) to 1
-    """1 - (2 sum py + s) / (sum p^2 + sum y^2 + s), mean over the foreground classes.
+    """1 - (2 sum py + epsilon) / (sum p^2 + sum y^2 + epsilon), mean over foreground classes.
 
     The sums run over all voxels of all patches.
     """

@@ -116,5 +116,5 @@ def test_symbols_of_a_lesson_stand_in_the_glossary(path):
             column = re.match(r"\| ((?:\$[^$]+\$(?:, )?)+)", line)
             if column and "| symbol |" in text_of(cell):
                 for formula in re.findall(r"\$([^$]+)\$", column[1]):
-                    for symbol in re.sub(r"\{[^}]*\}", "", formula).split(","):
+                    for symbol in re.sub(r"[_^]?\{[^}]*\}", "", formula).split(","):
                         assert base(symbol) in known, f"{symbol} in {line[:60]}"
