@@ -47,13 +47,13 @@ def random_rotate_flip(
 
 # %% ../../nbs/07_rivals/02_equivariance.ipynb #8a47c887
 def equivariance_loss(
-    p: Tensor,  # (B, C, X, Y, Z) probabilities f(x)
-    p_transformed: Tensor,  # (B, C, ...) probabilities f(g(x) + noise), g not undone
+    p: Tensor,  # (B, C, X, Y, Z) probabilities p(x)
+    p_transformed: Tensor,  # (B, C, ...) probabilities p(g(x) + noise), g not undone
     quarter_turns: int,  # k of g
     mirrored: bool,  # whether g begins with a flip
     stop_gradient: bool = False,  # True: no gradient through p_transformed
 ) -> Tensor:  # 0-d float32, 0 to 1
-    "L_TC of TCSE: mean over patches, classes and voxels of (f(x) - g^-1(f(g(x))))^2."
+    "L_TC of TCSE: mean over patches, classes and voxels of (p(x) - g^-1(p(g(x))))^2."
     back = rotate_flip_inverse(p_transformed.float(), quarter_turns, mirrored)
     return F.mse_loss(p.float(), back.detach() if stop_gradient else back)
 
