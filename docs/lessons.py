@@ -17,6 +17,8 @@ from base64 import b64encode
 from pathlib import Path
 
 import kaleido
+import numpy as np
+import plotly.graph_objects as go
 import plotly.io as pio
 from PIL import Image
 
@@ -39,17 +41,70 @@ def without_widgets(notebook: dict) -> None:
     notebook["metadata"].pop("widgets", None)
 
 
+def drawn(
+    figure: go.Figure,
+) -> np.ndarray:  # (height, width, 3) uint8
+    "A figure as pixels."
+    png = pio.to_image(figure, "png", width=figure.layout.width or 1000)
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def pixels(
+    figure: go.Figure,
+) -> np.ndarray:  # (height, width, 3) uint8
+    """A figure as pixels, its 3D scenes one after the other where they show glass.
+
+    Plotly draws all scenes of a picture on one canvas. After glass it leaves the depths of a
+    scene there, and they cut holes into the next one.
+    """
+    scenes = {trace.scene or "scene" for trace in figure.data if "scene" in trace}
+    if len(scenes) < 2 or all(trace.opacity in (None, 1) for trace in figure.data):
+        return drawn(figure)
+
+    def with_scene(shown: str | None) -> np.ndarray:
+        "The figure with the surfaces of one scene, or of none."
+        part = go.Figure(figure)
+        for trace in part.data:
+            if "scene" in trace and (trace.scene or "scene") != shown:
+                trace.visible = "legendonly"
+        return drawn(part)
+
+    empty = with_scene(None)
+    whole = empty.copy()
+    for name in scenes:
+        one = with_scene(name)
+        changed = (one != empty).any(axis=2)
+        whole[changed] = one[changed]
+    return whole
+
+
+def few_colors(
+    image: np.ndarray,  # (height, width, 3) uint8
+) -> Image.Image:  # with a palette of 64 greys and 160 colours
+    "A small picture whose greys stay grey: they share no palette with the colours."
+    pixel = image.reshape(-1, 3)
+    grey = np.ptp(pixel, axis=1) < 8
+    index = np.rint(pixel.mean(axis=1) * 63 / 255).astype(np.uint8)
+    colors = np.zeros((160, 3), np.uint8)
+    if not grey.all():
+        colored = Image.fromarray(pixel[~grey][None]).quantize(
+            160, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        )
+        index[~grey] = 64 + np.asarray(colored)[0]
+        found = np.array(colored.getpalette(), np.uint8).reshape(-1, 3)[:160]
+        colors[: len(found)] = found
+    small = Image.fromarray(index.reshape(image.shape[:2]), "P")
+    greys = np.rint(np.arange(64) * 255 / 63).astype(np.uint8)
+    small.putpalette(np.concatenate([np.stack([greys] * 3, 1), colors]).tobytes())
+    return small
+
+
 def picture(figure: dict) -> str:
-    "A plotly figure as a PNG of 160 colours that cover what is there, the rare ones too, base64."
+    "A plotly figure as a small PNG, base64."
     shown = pio.from_json(json.dumps(figure), skip_invalid=True)
-    drawn = Image.open(
-        io.BytesIO(pio.to_image(shown, "png", width=shown.layout.width or 1000))
-    ).convert("RGB")
-    small = io.BytesIO()
-    drawn.quantize(160, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-        small, "png", optimize=True
-    )
-    return b64encode(small.getvalue()).decode()
+    png = io.BytesIO()
+    few_colors(pixels(shown)).save(png, "png", optimize=True)
+    return b64encode(png.getvalue()).decode()
 
 
 def text_of(notebook: dict) -> str:

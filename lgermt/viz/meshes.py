@@ -76,7 +76,7 @@ def _scene(unit):
     "Axes and camera of a figure of surfaces."
     look = dict(backgroundcolor="#f4f4f4", gridcolor="#dddddd", nticks=5)
     axes = {f"{axis}axis": dict(title=f"{axis} ({unit})", **look) for axis in "xyz"}
-    camera = dict(eye=dict(x=0.7, y=-1.9, z=0.8), center=dict(x=0, y=0, z=-0.15))
+    camera = dict(eye=dict(x=0.8, y=-2.2, z=0.9), center=dict(x=0, y=0, z=-0.15))
     return dict(aspectmode="data", camera=camera, **axes)
 
 
@@ -154,7 +154,8 @@ def class_surfaces(
             named.add(name)
     figure.update_scenes(_scene(unit))
     if len(masks) > 1:  # narrow scenes are seen from farther away
-        figure.update_scenes(camera_eye=dict(x=1.1, y=-2.6, z=1.1))
+        figure.update_scenes(camera_eye=dict(x=1.35, y=-3.7, z=1.45))
     _same_ranges(figure)
     _note_empty(figure, empty)
-    return style_figure(figure, None, 520, margin=dict(l=0, r=0, b=0), legend=CLASS_LEGEND)
+    height = 520 if len(masks) == 1 else 420
+    return style_figure(figure, None, height, margin=dict(l=0, r=0, b=0), legend=CLASS_LEGEND)

@@ -129,7 +129,7 @@ def _draw_surfaces(figure, surfaces, lines, only):
     figure.update_scenes(scene)
     left, low = figure.layout.scene.domain.x[0], figure.layout.scene.domain.y[0]
     figure.update_scenes(
-        camera_eye=dict(x=0.73, y=-1.9, z=0.84),
+        camera_eye=dict(x=1.0, y=-2.6, z=1.15),
         domain_x=(left - 0.08, 1),
         domain_y=(low - 0.09, 1),
     )
