@@ -8,7 +8,7 @@ __all__ = ['TABLE_HTML', 'SWATCH_HTML', 'NON_LOSS_COLUMNS', 'REPORT_CSS', 'PAGE_
            'SURFACE_HTML', 'SETTINGS_HTML', 'cells_html', 'html_row', 'mean_and_spread', 'case_columns',
            'metrics_table', 'class_names', 'swatches', 'class_table', 'class_dice_table', 'is_number', 'finite_mean',
            'log_columns', 'report_curves', 'emphasize_total_loss', 'html_page', 'figure_html', 'case_figures',
-           'ShownCase', 'head_html', 'scores_html', 'case_html', 'report_html', 'training_report']
+           'ShownCase', 'shown_cases', 'head_html', 'scores_html', 'case_html', 'report_html', 'training_report']
 
 # %% ../../nbs/handbook/report.ipynb #2cd929fa
 import json
@@ -21,7 +21,7 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from ..evaluation.metrics import METRICS
-from ..evaluation.scoring import describe_islands
+from ..evaluation.scoring import describe_islands, median_case
 from ..utils.files import write_text
 from .classes import ONE_CLASS, class_colors, first_channel
 from .figures import COLORS, box_figure, curve_figure, intensity_window
@@ -352,6 +352,24 @@ class ShownCase:
     truth: np.ndarray | None = None  # (X, Y, Z) mask or class numbers, or None
     prediction: np.ndarray | None = None  # (X, Y, Z) mask or class numbers, or None
     spacing: tuple | None = None  # (x, y, z) in mm; None: axes in voxels
+
+
+def shown_cases(
+    cases: list,  # of metrics.json
+    volumes: list,  # the scored scans
+    masks: list,  # theirs
+) -> list[ShownCase]:  # the worst and the median case; of one scan that one
+    "The cases that the report shows: the worst tells more than the best."
+    places = {"Worst case": min(range(len(cases)), key=lambda n: cases[n]["dice"])}
+    places["Median case"] = median_case(cases)
+    shown = []
+    for heading, n in places.items():
+        if len(cases) == 1 and shown:
+            break
+        volume = volumes[n]
+        text = f"{heading}: {volume.id}, Dice {100 * cases[n]['dice']:.1f} %"
+        shown.append(ShownCase(text, volume.image, volume.label, masks[n], volume.spacing))
+    return shown
 
 
 def head_html(
