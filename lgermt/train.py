@@ -35,7 +35,7 @@ from lgermt.data.datasets import (
 )
 from .data.patches import PatchSampler, TwoStreamSampler, check_divisible
 from .data.volume import Volume
-from .evaluation.scoring import format_scores, score_network
+from .evaluation.scoring import format_scores, median_case, score_network
 from .models.registry import title_with_network
 from lgermt.training.checkpoint import (
     check_run_folder,
@@ -65,13 +65,7 @@ from lgermt.training.distributed import (
     world_size,
 )
 from .training.methods import METHODS, method_title
-from lgermt.training.summary import (
-    StepTimer,
-    describe_run,
-    duration_text,
-    next_steps,
-    run_facts,
-)
+from .training.summary import StepTimer, describe_run, next_steps
 from .training.trainer import Trainer
 from .utils.cli import exit_on_user_error, tqdm_options
 from .utils.environment import disable_malloc_trim, versions
@@ -329,9 +323,8 @@ def run(
         if rank() == 0:
             init_run_folder(config, data, fresh=not state)
         start = state["iteration"] if state else 0
-        facts = run_facts(trainer, split, training)
         if progress and rank() == 0:
-            print(describe_run(facts), flush=True)
+            print(describe_run(trainer, split, training), flush=True)
             callback = StepTimer(trainer, start, callback)
         began = time.perf_counter()
         log = training_loop(trainer, patches, start, progress, callback, data)
@@ -344,8 +337,7 @@ def run(
         metrics["seconds"] = seconds
         if rank() == 0:
             write_json(config.out / "metrics.json", metrics)
-            facts["training"] = duration_text(seconds)
-            write_report(config, log, metrics, scored, masks, facts)
+            write_report(config, log, metrics, scored, masks)
         return metrics
 
 
@@ -371,7 +363,6 @@ def write_report(
     metrics: dict,  # content of metrics.json
     volumes: list[Volume],  # the scored scans
     masks: list[np.ndarray],  # their masks
-    facts: dict[str, str],  # of `run_facts`
 ) -> None:
     "Writes report.html; without the packages it needs, prints one line that names the extra."
     try:
@@ -380,17 +371,19 @@ def write_report(
     except InputError as error:
         print(f"lgermt.train: no report.html: {error}", file=sys.stderr)
         return
-    from lgermt.viz.report import shown_cases, training_report
+    from lgermt.viz.report import training_report
 
-    title = title_with_network(method_title(config.method), config.network)
+    middle = median_case(metrics["cases"])
+    case = volumes[middle]
     training_report(
         config.out / "report.html",
         log,
         metrics["cases"],
-        shown_cases(metrics["cases"], volumes, masks),
+        case.image,
+        case.label,
+        masks[middle],
         config_to_dict(config),
-        f"{title} on {Path(config.data).name}",
-        facts,
+        f"{title_with_network(method_title(config.method), config.network)}, median case {case.id}",
     )
 
 # %% ../nbs/05_training/04_train.ipynb #de217a18
