@@ -241,9 +241,9 @@ def write_summary(
     except InputError as missing:
         print(f"no figures.html: {missing}", file=sys.stderr)
         return table
-    from lgermt.viz.comparison_page import figures_html
+    from lgermt.viz.comparison_page import comparison_html
 
-    write_text(folder / "figures.html", figures_html(rows))
+    write_text(folder / "figures.html", comparison_html(results))
     return table
 
 # %% ../nbs/06_results/05_compare.ipynb #6a6f8db2

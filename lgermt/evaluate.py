@@ -107,7 +107,9 @@ def score_columns(
     "Scores as a flat row."
     row = {}
     for key, value in scores.items():
-        if key != "classes":
+        if key == "largest_piece":
+            row |= score_columns(value, f"{prefix}largest_piece_")
+        elif key != "classes":
             in_voxels = key in METRICS and METRICS[key].is_distance
             row[f"{prefix}{key}_voxel" if in_voxels else f"{prefix}{key}"] = value
     for name, of_class in scores.get("classes", {}).items():

@@ -35,7 +35,7 @@ from lgermt.data.datasets import (
 )
 from .data.patches import PatchSampler, TwoStreamSampler, check_divisible
 from .data.volume import Volume
-from .evaluation.scoring import format_scores, median_case, score_network
+from .evaluation.scoring import format_scores, score_network
 from .models.registry import title_with_network
 from lgermt.training.checkpoint import (
     check_run_folder,
@@ -65,7 +65,13 @@ from lgermt.training.distributed import (
     world_size,
 )
 from .training.methods import METHODS, method_title
-from .training.summary import StepTimer, describe_run, next_steps
+from lgermt.training.summary import (
+    StepTimer,
+    describe_run,
+    duration_text,
+    next_steps,
+    run_facts,
+)
 from .training.trainer import Trainer
 from .utils.cli import exit_on_user_error, tqdm_options
 from .utils.environment import disable_malloc_trim, versions
@@ -323,8 +329,9 @@ def run(
         if rank() == 0:
             init_run_folder(config, data, fresh=not state)
         start = state["iteration"] if state else 0
+        facts = run_facts(trainer, split, training)
         if progress and rank() == 0:
-            print(describe_run(trainer, split, training), flush=True)
+            print(describe_run(facts), flush=True)
             callback = StepTimer(trainer, start, callback)
         began = time.perf_counter()
         log = training_loop(trainer, patches, start, progress, callback, data)
@@ -337,7 +344,8 @@ def run(
         metrics["seconds"] = seconds
         if rank() == 0:
             write_json(config.out / "metrics.json", metrics)
-            write_report(config, log, metrics, scored, masks)
+            facts["training"] = duration_text(seconds)
+            write_report(config, log, metrics, scored, masks, facts)
         return metrics
 
 
@@ -363,6 +371,7 @@ def write_report(
     metrics: dict,  # content of metrics.json
     volumes: list[Volume],  # the scored scans
     masks: list[np.ndarray],  # their masks
+    facts: dict[str, str],  # of `run_facts`
 ) -> None:
     "Writes report.html; without the packages it needs, prints one line that names the extra."
     try:
@@ -371,19 +380,17 @@ def write_report(
     except InputError as error:
         print(f"lgermt.train: no report.html: {error}", file=sys.stderr)
         return
-    from lgermt.viz.report import training_report
+    from lgermt.viz.report import shown_cases, training_report
 
-    middle = median_case(metrics["cases"])
-    case = volumes[middle]
+    title = title_with_network(method_title(config.method), config.network)
     training_report(
         config.out / "report.html",
         log,
         metrics["cases"],
-        case.image,
-        case.label,
-        masks[middle],
+        shown_cases(metrics["cases"], volumes, masks),
         config_to_dict(config),
-        f"{title_with_network(method_title(config.method), config.network)}, median case {case.id}",
+        f"{title} on {Path(config.data).name}",
+        facts,
     )
 
 # %% ../nbs/05_training/04_train.ipynb #de217a18

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['TABLE_HTML', 'SWATCH_HTML', 'NON_LOSS_COLUMNS', 'REPORT_CSS', 'PAGE_HTML', 'REPORT_INTRODUCTION', 'CASE_TEXT',
-           'CLASSES_TEXT', 'CLASSES_HTML', 'SCORES_HTML', 'SURFACE_HTML', 'SETTINGS_HTML', 'cells_html', 'html_row',
-           'mean_and_spread', 'metrics_table', 'class_names', 'swatches', 'class_table', 'class_dice_table',
-           'is_number', 'finite_mean', 'log_columns', 'report_curves', 'emphasize_total_loss', 'html_page',
-           'figure_html', 'case_figures', 'introduction_text', 'case_html', 'report_html', 'training_report']
+           'CLASSES_TEXT', 'SCORES_OF_CLASSES_TEXT', 'HEAD_HTML', 'FACT_HTML', 'CLASSES_HTML', 'SCORES_HTML',
+           'SURFACE_HTML', 'SETTINGS_HTML', 'cells_html', 'html_row', 'mean_and_spread', 'case_columns',
+           'metrics_table', 'class_names', 'swatches', 'class_table', 'class_dice_table', 'is_number', 'finite_mean',
+           'log_columns', 'report_curves', 'emphasize_total_loss', 'html_page', 'figure_html', 'case_figures',
+           'ShownCase', 'shown_cases', 'head_html', 'scores_html', 'case_html', 'report_html', 'training_report']
 
 # %% ../../nbs/handbook/report.ipynb #2cd929fa
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from numbers import Real
 
@@ -19,9 +21,10 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from ..evaluation.metrics import METRICS
+from ..evaluation.scoring import describe_islands, median_case
 from ..utils.files import write_text
 from .classes import ONE_CLASS, class_colors, first_channel
-from .figures import COLORS, curve_figure, intensity_window
+from .figures import COLORS, box_figure, curve_figure, intensity_window
 from .meshes import surface_figure
 from .slices import centre_voxel, slice_figure
 
@@ -55,24 +58,38 @@ def mean_and_spread(
     return finite.mean(), finite.std(ddof=1) if finite.size > 1 else 0.0
 
 
+def case_columns(
+    cases: list,  # dicts as in `metrics_table`
+    unit: str,  # of the distances
+) -> dict:  # title -> (N,) values as they are shown, NaN where a case has none
+    "The columns of the table: what the cases have been scored for."
+    columns = {}
+    for name, metric in METRICS.items():
+        title = f"{metric.title} ({unit})" if metric.is_distance else metric.axis_title
+        columns[title] = [case.get(name) for case in cases], metric.factor
+    columns["95HD (mm)"] = [case.get("hd95_mm") for case in cases], 1
+    columns["volume error (ml)"] = [case.get("volume_error_ml") for case in cases], 1
+    columns["pieces"] = [case.get("pieces") for case in cases], 1
+    largest = [case.get("largest_piece", {}).get("hd95") for case in cases]
+    columns[f"95HD of the largest piece ({unit})"] = largest, 1
+    shown = {}
+    for title, (values, factor) in columns.items():
+        if any(value is not None for value in values):
+            shown[title] = factor * np.array(values, float)
+    return shown
+
+
 def metrics_table(
-    cases: list,  # dicts with `id` and any metric; None and NaN are shown as a dash
+    cases: list,  # dicts with `id` and any score; None and NaN are shown as a dash
     unit: str = "voxel",  # of the distances
 ) -> str:  # an HTML table: one row per case, worst Dice first, then mean and standard deviation
     "Scores per case with mean and standard deviation over the cases (n - 1, as everywhere here)."
-    shown = [metric for metric in METRICS.values() if any(metric.key in case for case in cases)]
-    titles = ["case"]
-    for metric in shown:
-        titles.append(f"{metric.title} ({unit})" if metric.is_distance else metric.axis_title)
-    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
-
-    stored = [[case.get(metric.key) for metric in shown] for case in cases]
-    values = np.array(stored, float).reshape(len(cases), len(shown))
-    values *= [metric.factor for metric in shown]
-    worst_first = np.argsort(values[:, 0], kind="stable") if shown else []
+    columns = case_columns(cases, unit)
+    head = "".join(f"<th>{escape(title)}</th>" for title in ("case", *columns))
+    values = np.array(list(columns.values()), float).reshape(len(columns), len(cases)).T
+    worst_first = np.argsort(values[:, 0], kind="stable") if columns else []
     rows = [html_row(cases[n].get("id", n), values[n]) for n in worst_first]
-
-    summaries = [mean_and_spread(column) for column in values.T]
+    summaries = [mean_and_spread(column) for column in columns.values()]
     means = [mean for mean, _ in summaries]
     spreads = [spread for _, spread in summaries]
     return TABLE_HTML.format(
@@ -147,6 +164,7 @@ NON_LOSS_COLUMNS = {
     "epoch",
     "time",
     "decay",
+    "validation_dice",
 }
 
 
@@ -186,13 +204,14 @@ def log_columns(
 
 def report_curves(
     log: list,  # dicts as in `log_columns`
-) -> list:  # (heading, figure): the losses, then what is scheduled, where the log has them
-    "Loss terms on a logarithmic axis; learning rate and ramp as fractions of their maxima."
+) -> list:  # (heading, figure): validation, losses, what is scheduled, where the log has them
+    "Dice; losses on a logarithmic axis; learning rate and ramp as fractions of their maxima."
     columns = log_columns(log)
     steps = columns.pop("iteration", None)
     if steps is None:
         return []
     losses, scheduled = {}, {}
+    looks = [entry for entry in log if is_number(entry.get("validation_dice"))]
     for name, values in columns.items():
         if name not in NON_LOSS_COLUMNS:
             losses[name] = values
@@ -200,6 +219,10 @@ def report_curves(
             highest = np.nanmax(values)
             scheduled[f"{name} (max {highest:.3g})"] = values / (highest or 1)
     figures = []
+    if looks:
+        at = np.array([entry["iteration"] for entry in looks])
+        dice = {"student": [100 * entry["validation_dice"] for entry in looks]}
+        figures.append(("Validation", curve_figure(at, dice, "iteration", "Dice (%)")))
     if losses:
         figure = curve_figure(steps, losses, "iteration", "loss (no unit)", log_y=True)
         figures.append(("Losses", emphasize_total_loss(figure)))
@@ -306,47 +329,96 @@ def case_figures(
     return slices, surface
 
 # %% ../../nbs/handbook/report.ipynb #26cde924
-REPORT_INTRODUCTION = """How one training run went. The table comes first: Dice and Jaccard are
-overlaps (100 is perfect), ASD and 95HD are distances between the borders (0 is perfect; a large
-95HD beside a good Dice means a stray piece or a missing vein). The curves tell whether training had
-settled. """
-CASE_TEXT = "The pictures show one case: the truth in blue, the prediction in orange."
-CLASSES_TEXT = (
-    "Every score of a case is the mean over its classes. The pictures show one case: one colour "
-    "per class, the truth solid, the prediction dotted."
-)
+REPORT_INTRODUCTION = """Dice and Jaccard are overlaps: 100 is perfect. ASD and 95HD are distances
+between the borders: 0 is perfect. Every row is one scan, the worst Dice comes first. A scan that
+the network has not been trained with tells what to expect of new scans like it."""
+CASE_TEXT = "The truth is blue, the prediction orange."
+CLASSES_TEXT = "One colour per class, the truth solid, the prediction dotted."
+SCORES_OF_CLASSES_TEXT = " Every score of a case is the mean over its classes."
+HEAD_HTML = "<h1>{title}</h1><table>{facts}</table>"
+FACT_HTML = "<tr><th>{name}</th><td style='text-align:left;white-space:normal'>{text}</td></tr>"
 CLASSES_HTML = "<h2>Classes</h2><div class=scroll>{table}</div><br><div class=scroll>{dices}</div>"
-SCORES_HTML = "<h1>{title}</h1><p>{introduction}</p><h2>Scores</h2><div class=scroll>{table}</div>"
-SURFACE_HTML = "<h2>Its surface</h2><p>Turn it with the mouse or a finger.</p>{figure}"
+SCORES_HTML = "<h2>Scores</h2><p>{introduction}</p>{islands}<div class=scroll>{table}</div>"
+SURFACE_HTML = "<p>The surface can be turned with the mouse or a finger.</p>{figure}"
 SETTINGS_HTML = "<details><summary>Settings</summary><pre>{settings}</pre></details>"
 
 
-def introduction_text(
-    classes: Sequence[str],  # names of the classes 1, 2, ...
-    channels: Sequence[str],  # names of the image's channels
-) -> str:  # HTML
-    "What a reader has to know about the page."
-    if len(classes) == 1:
-        text = REPORT_INTRODUCTION + CASE_TEXT
-    else:
-        text = REPORT_INTRODUCTION + CLASSES_TEXT
-    if len(channels) > 1:
-        text += f" The grey values are those of the first channel, {escape(channels[0])}."
-    return text
+@dataclass(frozen=True)
+class ShownCase:
+    "A scored scan that the report shows as pictures."
+
+    heading: str  # e.g. "Median case, phantom_025"
+    image: np.ndarray  # (X, Y, Z) or (K, X, Y, Z)
+    truth: np.ndarray | None = None  # (X, Y, Z) mask or class numbers, or None
+    prediction: np.ndarray | None = None  # (X, Y, Z) mask or class numbers, or None
+    spacing: tuple | None = None  # (x, y, z) in mm; None: axes in voxels
+
+
+def shown_cases(
+    cases: list,  # of metrics.json
+    volumes: list,  # the scored scans
+    masks: list,  # theirs
+) -> list[ShownCase]:  # the worst and the median case; of one scan that one
+    "The cases that the report shows: the worst tells more than the best."
+    places = {"Worst case": min(range(len(cases)), key=lambda n: cases[n]["dice"])}
+    places["Median case"] = median_case(cases)
+    shown = []
+    for heading, n in places.items():
+        if len(cases) == 1 and shown:
+            break
+        volume = volumes[n]
+        text = f"{heading}: {volume.id}, Dice {100 * cases[n]['dice']:.1f} %"
+        shown.append(ShownCase(text, volume.image, volume.label, masks[n], volume.spacing))
+    return shown
+
+
+def head_html(
+    title: str,
+    facts: dict,  # name -> text, one line each
+) -> str:
+    "Title, and what was trained, with what, and for how long."
+    lines = [
+        FACT_HTML.format(name=escape(name), text=escape(str(text))) for name, text in facts.items()
+    ]
+    return HEAD_HTML.format(title=escape(title), facts="".join(lines))
+
+
+def scores_html(
+    cases: list,  # dicts as in `metrics_table`
+    unit: str,  # of the distances
+) -> str:
+    "The table of the cases, the sentence on islands, and the distribution of Dice."
+    introduction = REPORT_INTRODUCTION + (SCORES_OF_CLASSES_TEXT if class_names(cases) else "")
+    islands = describe_islands({"cases": cases})
+    html = SCORES_HTML.format(
+        introduction=introduction,
+        islands=f"<p><b>{escape(islands)}.</b></p>" if islands else "",
+        table=metrics_table(cases, unit),
+    )
+    if class_names(cases):
+        tables = dict(table=class_table(cases, unit), dices=class_dice_table(cases))
+        html += CLASSES_HTML.format(**tables)
+    if len(cases) > 3:
+        dice = {"all scans": [100 * case["dice"] for case in cases]}
+        figure = box_figure(dice, "Dice (%)", [case["id"] for case in cases])
+        html += f"<h2>Distribution</h2>{figure_html(figure.update_layout(height=300))}"
+    return html
 
 
 def case_html(
-    image: np.ndarray,  # (X, Y, Z) or (K, X, Y, Z)
-    truth: np.ndarray | None,  # (X, Y, Z) mask or class numbers, or None
-    prediction: np.ndarray | None,  # (X, Y, Z) mask or class numbers, or None
-    spacing: tuple | None,  # (x, y, z) in mm; None: axes in voxels
+    case: ShownCase,
     classes: Sequence[str],  # names of the classes 1, 2, ...
+    channels: Sequence[str],  # names of the image's channels
 ) -> str:
     "Slices and surface of one case."
-    slices, surface = case_figures(image, truth, prediction, spacing, classes)
+    masks = case.truth, case.prediction
+    slices, surface = case_figures(case.image, *masks, case.spacing, classes)
+    text = CASE_TEXT if len(classes) == 1 else CLASSES_TEXT
+    if len(channels) > 1:
+        text += f" The grey values are those of the first channel, {escape(channels[0])}."
     key = f"<p>{' &nbsp; '.join(swatches(classes))}</p>" if len(classes) > 1 else ""
     planes = "".join(f"<div>{figure_html(figure)}</div>" for figure in slices)
-    html = f"<h2>One case</h2>{key}<div class=grid>{planes}</div>"
+    html = f"<h2>{escape(case.heading)}</h2><p>{text}</p>{key}<div class=grid>{planes}</div>"
     if surface is not None:
         html += SURFACE_HTML.format(figure=figure_html(surface))
     return html
@@ -355,25 +427,17 @@ def case_html(
 def report_html(
     log: list,  # dicts as in `log_columns`
     cases: list,  # dicts as in `metrics_table`
-    image: np.ndarray | None,  # (X, Y, Z) or (K, X, Y, Z) of the case to show; None: no pictures
-    truth: np.ndarray | None,  # (X, Y, Z) mask or class numbers, or None
-    prediction: np.ndarray | None,  # (X, Y, Z) mask or class numbers, or None
+    shown: Sequence[ShownCase],  # cases to show as pictures
     config: dict,  # all settings, with classes and channels; shown as JSON, folded
     title: str,  # heading of the page
-    spacing: tuple | None = None,  # (x, y, z) in mm; None: axes in voxels
+    facts: dict | None = None,  # name -> text: what was trained, in short
     unit: str = "voxel",  # of the distances in `cases`
 ) -> str:  # a complete page that loads nothing
     "The report as text."
-    classes = config.get("classes", ONE_CLASS)
-    introduction = introduction_text(classes, config.get("channels", ()))
-    table = metrics_table(cases, unit)
-    parts = [SCORES_HTML.format(title=escape(title), introduction=introduction, table=table)]
-    if class_names(cases):
-        tables = dict(table=class_table(cases, unit), dices=class_dice_table(cases))
-        parts.append(CLASSES_HTML.format(**tables))
+    classes, channels = config.get("classes", ONE_CLASS), config.get("channels", ())
+    parts = [head_html(title, facts or {}), scores_html(cases, unit)]
+    parts += [case_html(case, classes, channels) for case in shown]
     parts += [f"<h2>{name}</h2>{figure_html(figure)}" for name, figure in report_curves(log)]
-    if image is not None:
-        parts.append(case_html(image, truth, prediction, spacing, classes))
     settings = escape(json.dumps(config, indent=2, default=str, ensure_ascii=False))
     parts.append(SETTINGS_HTML.format(settings=settings))
     return html_page(title, "".join(parts), script=get_plotlyjs())
@@ -382,13 +446,11 @@ def report_html(
 def training_report(
     path,  # str or Path of the HTML file; an older one is replaced
     log: list,  # dicts, one per logged iteration
-    cases: list,  # dicts with id, dice, jaccard, asd, hd95
-    image: np.ndarray | None,  # (X, Y, Z) or (K, X, Y, Z) of the case to show; None: no pictures
-    truth: np.ndarray | None,  # (X, Y, Z) mask or class numbers, or None
-    prediction: np.ndarray | None,  # (X, Y, Z) mask or class numbers, or None
+    cases: list,  # dicts of metrics.json
+    shown: Sequence[ShownCase],  # cases to show as pictures
     config: dict,  # all settings of the run, with classes and channels
     title: str,  # heading of the page
-    **more,  # spacing and unit, as in `report_html`
+    facts: dict | None = None,  # name -> text: what was trained, in short
 ) -> None:
     "Write the report, whole or not at all. Raises `InputError` where it cannot be written."
-    write_text(path, report_html(log, cases, image, truth, prediction, config, title, **more))
+    write_text(path, report_html(log, cases, shown, config, title, facts))

@@ -6,7 +6,7 @@ from browser import CHROMIUM
 
 from lgermt.data.phantom import make_phantom
 from lgermt.viz.cases_page import cases_html, thumbnails
-from lgermt.viz.report import report_html
+from lgermt.viz.report import ShownCase, report_html
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,15 +33,15 @@ def pages(tmp_path_factory):
     image, truth = make_phantom(3, shape=(96, 72, 48))
     labels = truth * (1 + np.digitize(np.arange(96), (30, 54, 66))[:, None, None]).astype(np.uint8)
     found = np.roll(labels, 3, axis=0)
-    both = np.stack([image, -image])
+    moved, both = np.roll(truth, 3, axis=0), np.stack([image, -image])
     log = [{"iteration": n, "loss": 1 / (1 + n)} for n in range(20)]
     cases = [scored("A", (0.9, 0.8, 0.0, 0.5)), scored("B", (0.9, 0.7, 0.6, 0.5))]
     settings = {"classes": list(CLASSES), "channels": ["t1", "lge"]}
     one = [{"id": "A", "dice": 0.9}]
     pictures = thumbnails(both, {"truth": labels, "prediction": found}, CLASSES)
     texts = {
-        "one": report_html(log, one, image, truth, np.roll(truth, 3, axis=0), {}, "one class"),
-        "four": report_html(log, cases, both, labels, found, settings, "four classes"),
+        "one": report_html(log, one, [ShownCase("A", image, truth, moved)], {}, "one class"),
+        "four": report_html(log, cases, [ShownCase("B", both, labels, found)], settings, "four"),
         "cases": cases_html(cases, [pictures] * 2, "cases"),
     }
     for name, text in texts.items():
@@ -69,11 +69,11 @@ def test_a_page_fits_its_window(pages, browser, name, width):
 def test_a_click_on_a_class_hides_it_in_both_surfaces(pages, browser):
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     page.goto(f"file://{pages}/four.html")
-    surface = page.locator(".js-plotly-plot").last
+    surface = page.locator(".js-plotly-plot:has(canvas)")
     surface.locator(".legendtoggle").nth(1).click()
     page.wait_for_function(
         """() => {
-            const figure = [...document.querySelectorAll('.js-plotly-plot')].at(-1);
+            const figure = document.querySelector('.js-plotly-plot:has(canvas)');
             const hidden = figure.data.filter(mesh => mesh.visible === 'legendonly');
             return hidden.length === 2 && hidden.every(mesh => mesh.name === 'left_vein');
         }"""
