@@ -70,10 +70,10 @@ def surface_distances(
     prediction, reference = crop_to_union(prediction, reference)
     if not (prediction.any() and reference.any()):
         raise ValueError("an empty mask has no surface to measure from")
-    P, G = surface_voxels(prediction), surface_voxels(reference)
-    to_reference = distance_transform_edt(~G, sampling=spacing)
-    to_prediction = distance_transform_edt(~P, sampling=spacing)
-    return to_reference[P], to_prediction[G]
+    surface_of_p, surface_of_g = surface_voxels(prediction), surface_voxels(reference)
+    to_reference = distance_transform_edt(~surface_of_g, sampling=spacing)
+    to_prediction = distance_transform_edt(~surface_of_p, sampling=spacing)
+    return to_reference[surface_of_p], to_prediction[surface_of_g]
 
 # %% ../../nbs/06_results/02_metrics.ipynb #137fdf35
 def _empty_distance(prediction, reference, spacing):
