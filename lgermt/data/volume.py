@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['UNIT_SPACING', 'ZERO_ORIGIN', 'IDENTITY_DIRECTION', 'STANDARD_ORIENTATION', 'OPPOSITE_LETTERS', 'Volume',
-           'normalize_channel', 'normalize', 'check_image', 'check_channels', 'check_volume', 'voxel_to_world',
-           'grid_mismatch', 'crop_to_box', 'nifti_affine', 'orientation_code', 'find_axes', 'turn_array', 'turn_volume',
-           'reorient_array', 'reorient', 'crop_like', 'same_voxels_on', 'same_spacing', 'to_sitk', 'resample_like',
-           'resampled_grid', 'resample_classes', 'resample_to_spacing']
+           'voxel_to_world', 'crop_to_box', 'to_sitk', 'resample_like', 'nifti_affine', 'orientation_code', 'find_axes',
+           'turn_array', 'turn_volume', 'reorient_array', 'reorient', 'resampled_grid', 'resample_classes',
+           'resample_to_spacing', 'normalize_channel', 'normalize', 'check_image', 'check_channels', 'check_volume',
+           'grid_mismatch', 'crop_like', 'same_voxels_on', 'same_spacing']
 
 # %% ../../nbs/01_data/02_volume.ipynb #b957a985
 import math
@@ -60,6 +60,228 @@ class Volume:
             self.origin or ZERO_ORIGIN,
             self.direction or IDENTITY_DIRECTION,
         )
+
+# %% ../../nbs/01_data/02_volume.ipynb #b6f318f2
+def voxel_to_world(
+    volume: Volume,  # the scan
+    index: tuple,  # voxel (i, j, k), whole or between voxels
+) -> np.ndarray:  # (3,) mm
+    "x = o + R (s i), the centre of a voxel in the patient."
+    spacing, origin, direction = volume.geometry
+    matrix = np.reshape(direction, (3, 3))
+    return np.asarray(origin) + matrix @ (np.asarray(index, float) * spacing)
+
+# %% ../../nbs/01_data/02_volume.ipynb #ea4a62f6
+def crop_to_box(
+    volume: Volume,
+    box: tuple,  # ((x0, x1), (y0, y1), (z0, z1)) voxels, ends not included
+) -> Volume:  # the box alone, where it was in the patient
+    "Cut out a box and move the origin with it. Raises `InputError` for a box outside the scan."
+    for (start, end), side in zip(box, volume.shape, strict=True):
+        if not 0 <= start < end <= side:
+            ranges = " ".join(f"{a}-{b}" for a, b in box)
+            raise InputError(
+                f"{volume.id}: box {ranges} does not lie in the scan {volume.shape}; "
+                "give first and last voxel + 1 of every axis"
+            )
+    inside = tuple(slice(start, end) for start, end in box)
+    label = None if volume.label is None else volume.label[inside]
+    origin = None
+    if volume.has_geometry:
+        first_voxel = [start for start, _ in box]
+        origin = tuple(voxel_to_world(volume, first_voxel).tolist())
+    return replace(volume, image=volume.image[(..., *inside)], label=label, origin=origin)
+
+# %% ../../nbs/01_data/02_volume.ipynb #45baa7e0
+def to_sitk(
+    array: np.ndarray,  # (X, Y, Z) or (K, X, Y, Z), any type that SimpleITK knows
+    like: Volume,  # on whose grid it lies
+):  # SimpleITK.Image of that type; with channels, a vector per voxel
+    "An array on a grid, as SimpleITK holds it (its axes are z, y, x)."
+    import SimpleITK as sitk
+
+    spacing, origin, direction = like.geometry
+    image = sitk.GetImageFromArray(array.transpose(), isVector=array.ndim == 4)
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    image.SetDirection(direction)
+    return image
+
+
+def resample_like(
+    target: Volume,  # the grid wanted
+    array: np.ndarray,  # (X, Y, Z) values; or (K, X, Y, Z), one volume after the other
+    like: Volume,  # the grid they lie on
+    outside: float = 0.0,  # value beyond the array
+) -> np.ndarray:  # float32, (X, Y, Z) or (K, X, Y, Z) of the target
+    "Values of one grid at the voxels of another, linear between voxels."
+    import SimpleITK as sitk
+
+    if array.ndim == 4:
+        return np.stack([resample_like(target, part, like, outside) for part in array])
+    empty = np.broadcast_to(np.float32(0), target.shape)
+    resampled = sitk.Resample(
+        to_sitk(np.asarray(array, np.float32), like),
+        to_sitk(empty, target),
+        sitk.Transform(),
+        sitk.sitkLinear,
+        outside,
+        sitk.sitkFloat32,
+    )
+    return np.ascontiguousarray(sitk.GetArrayFromImage(resampled).transpose(2, 1, 0))
+
+# %% ../../nbs/01_data/02_volume.ipynb #641eba25
+STANDARD_ORIENTATION = "LPS"  # of a training set: the order of the published scans
+OPPOSITE_LETTERS = dict(zip("LRPASI", "RLAPIS"))
+
+
+def nifti_affine(
+    volume: Volume,  # the scan
+) -> np.ndarray:  # (4, 4), voxel -> mm; x to the right, y to the front, z to the head
+    "Position of voxels in NIfTI's world, which counts x and y the other way round."
+    affine = np.eye(4)
+    spacing, origin, direction = volume.geometry
+    affine[:3, :3] = np.reshape(direction, (3, 3)) * spacing
+    affine[:3, 3] = origin
+    affine[:2] *= -1
+    affine[:3, :3] += 0.0  # no -0
+    return affine
+
+
+def orientation_code(
+    volume: Volume,  # the scan
+) -> str:  # e.g. "LPS"
+    "Anatomical directions in which the three axes run, as nibabel's `aff2axcodes` names them."
+    from nibabel.orientations import aff2axcodes
+
+    return "".join(aff2axcodes(nifti_affine(volume)))
+
+
+def find_axes(
+    code: str,  # orientation that is there
+    wanted: str,  # orientation wanted
+) -> tuple[list[int], list[bool]]:  # per axis wanted: which one it is, whether it is reversed
+    "Where the axes of one orientation are found in another. Raises `ValueError` for bad letters."
+    axes, reverse = [], []
+    for letter in wanted:
+        same = letter in code
+        axes.append(code.find(letter if same else OPPOSITE_LETTERS.get(letter, "?")))
+        reverse.append(not same)
+    if sorted(axes) != [0, 1, 2]:
+        raise ValueError(f"orientations {code} and {wanted}: each is one of LR, of PA and of SI")
+    return axes, reverse
+
+
+def turn_array(
+    array: np.ndarray,  # (..., X, Y, Z)
+    axes: Sequence[int],  # per axis of the result: an axis of the array, 0 to 2
+    reverse: Sequence[bool],  # per axis of the result: whether it is read backwards
+) -> np.ndarray:  # the same values in another order
+    "Exchange the last three axes, then reverse some of them."
+    first = array.ndim - 3
+    turned = array.transpose(*range(first), *(first + axis for axis in axes))
+    backwards = tuple(first + axis for axis in range(3) if reverse[axis])
+    return np.ascontiguousarray(np.flip(turned, backwards))
+
+
+def turn_volume(
+    volume: Volume,  # the scan
+    axes: Sequence[int],  # as in `turn_array`
+    reverse: Sequence[bool],  # as in `turn_array`
+) -> Volume:  # every voxel at its place in the patient
+    "Exchange and reverse the axes of image, label and geometry."
+    first_voxel, signs = [0, 0, 0], np.where(reverse, -1, 1)
+    for axis, backwards in zip(axes, reverse):
+        if backwards:
+            first_voxel[axis] = volume.shape[axis] - 1
+    spacing, _, direction = volume.geometry
+    directions = np.reshape(direction, (3, 3))[:, axes] * signs + 0.0  # no -0
+    return replace(
+        volume,
+        image=turn_array(volume.image, axes, reverse),
+        label=None if volume.label is None else turn_array(volume.label, axes, reverse),
+        spacing=tuple(spacing[axis] for axis in axes) if volume.has_geometry else None,
+        origin=tuple(voxel_to_world(volume, first_voxel).tolist()),
+        direction=tuple(directions.ravel().tolist()),
+    )
+
+
+def reorient_array(
+    array: np.ndarray,  # (..., X, Y, Z)
+    code: str,  # its orientation, e.g. "RAS"
+    wanted: str,  # the orientation wanted, e.g. "LPS"
+) -> np.ndarray:  # the same values in another order
+    "Bring an array from one orientation into another. Raises `ValueError` for bad letters."
+    return turn_array(array, *find_axes(code, wanted))
+
+
+def reorient(
+    volume: Volume,  # the scan
+    wanted: str = STANDARD_ORIENTATION,  # the orientation wanted
+) -> Volume:  # every voxel at its place in the patient; the same where nothing is to be done
+    "Bring a scan into an orientation without interpolation. Raises `ValueError` for bad letters."
+    code = orientation_code(volume)
+    return volume if code == wanted else turn_volume(volume, *find_axes(code, wanted))
+
+# %% ../../nbs/01_data/02_volume.ipynb #a24d260c
+def resampled_grid(
+    volume: Volume,  # with a spacing
+    spacing: tuple,  # wanted, mm along each axis
+) -> Volume:  # the new grid: an image of zeros without memory, no label
+    "The box of a scan in the patient, divided into voxels of another size."
+    factor = np.divide(spacing, volume.spacing)
+    sides = []
+    for side, f in zip(volume.shape, factor):
+        sides.append(max(1, math.floor(side / f + 0.5)))
+    return replace(
+        volume,
+        image=np.broadcast_to(np.float32(0), tuple(sides)),
+        label=None,
+        spacing=tuple(spacing),
+        origin=tuple(voxel_to_world(volume, 0.5 * (factor - 1)).tolist()),
+    )
+
+
+def resample_classes(
+    label: np.ndarray,  # (X, Y, Z) of class numbers
+    resample: Callable[[np.ndarray], np.ndarray],  # of an array of shares of a voxel
+) -> np.ndarray:  # uint8, the class with the largest share; at a tie no background
+    "Resample a label as shares of its classes."
+    count = int(label.max())
+    if count == 0:
+        return np.zeros_like(resample(label), np.uint8)
+    shares = [resample(label == number) for number in range(1, count + 1)]
+    background = 1 - sum(shares)
+    largest = np.argmax([*shares, background], axis=0)
+    return ((largest + 1) % (count + 1)).astype(np.uint8)
+
+
+def resample_to_spacing(
+    volume: Volume,  # with a spacing
+    spacing: tuple,  # wanted, mm along each axis
+) -> Volume:  # the same box in the patient, divided anew
+    "Image linear, label as shares of its classes. Raises `InputError` without a voxel size."
+    from scipy import ndimage
+
+    if not volume.has_geometry:
+        raise InputError(
+            f"{volume.id}: no spacing in the file, so it cannot be resampled; "
+            "leave --spacing away, or add the attribute"
+        )
+    if np.allclose(volume.spacing, spacing, rtol=1e-4):
+        return volume
+    target = resampled_grid(volume, spacing)
+    factor = np.divide(spacing, volume.spacing)
+    deviation = np.where(factor > 1, factor / 2, 0)  # of the Gaussian, voxels; 0: none
+
+    def resample(array: np.ndarray) -> np.ndarray:
+        smooth = ndimage.gaussian_filter(np.asarray(array, np.float32), deviation, mode="nearest")
+        return resample_like(target, smooth, volume)
+
+    channels = np.stack([resample(channel) for channel in volume.channels])
+    image = channels if volume.image.ndim == 4 else channels[0]
+    label = None if volume.label is None else resample_classes(volume.label, resample)
+    return replace(target, image=image, label=label)
 
 # %% ../../nbs/01_data/02_volume.ipynb #d9823688
 def normalize_channel(
@@ -159,16 +381,6 @@ def check_volume(
         warnings.warn(f"{name}: the label is empty", stacklevel=2)
     return volume
 
-# %% ../../nbs/01_data/02_volume.ipynb #b6f318f2
-def voxel_to_world(
-    volume: Volume,  # the scan
-    index: tuple,  # voxel (i, j, k), whole or between voxels
-) -> np.ndarray:  # (3,) mm
-    "x = o + R (s i), the centre of a voxel in the patient."
-    spacing, origin, direction = volume.geometry
-    matrix = np.reshape(direction, (3, 3))
-    return np.asarray(origin) + matrix @ (np.asarray(index, float) * spacing)
-
 # %% ../../nbs/01_data/02_volume.ipynb #ea66454f
 def grid_mismatch(
     one: Volume,
@@ -189,120 +401,6 @@ def grid_mismatch(
             there_text = " ".join(f"{value:.2f}" for value in there)
             return f"their {name} voxel lies at {here_text} mm and at {there_text} mm"
     return None
-
-# %% ../../nbs/01_data/02_volume.ipynb #ea4a62f6
-def crop_to_box(
-    volume: Volume,
-    box: tuple,  # ((x0, x1), (y0, y1), (z0, z1)) voxels, ends not included
-) -> Volume:  # the box alone, where it was in the patient
-    "Cut out a box and move the origin with it. Raises `InputError` for a box outside the scan."
-    for (start, end), side in zip(box, volume.shape, strict=True):
-        if not 0 <= start < end <= side:
-            ranges = " ".join(f"{a}-{b}" for a, b in box)
-            raise InputError(
-                f"{volume.id}: box {ranges} does not lie in the scan {volume.shape}; "
-                "give first and last voxel + 1 of every axis"
-            )
-    inside = tuple(slice(start, end) for start, end in box)
-    label = None if volume.label is None else volume.label[inside]
-    origin = None
-    if volume.has_geometry:
-        first_voxel = [start for start, _ in box]
-        origin = tuple(voxel_to_world(volume, first_voxel).tolist())
-    return replace(volume, image=volume.image[(..., *inside)], label=label, origin=origin)
-
-# %% ../../nbs/01_data/02_volume.ipynb #641eba25
-STANDARD_ORIENTATION = "LPS"  # of a training set: the order of the published scans
-OPPOSITE_LETTERS = dict(zip("LRPASI", "RLAPIS"))
-
-
-def nifti_affine(
-    volume: Volume,  # the scan
-) -> np.ndarray:  # (4, 4), voxel -> mm; x to the right, y to the front, z to the head
-    "Position of voxels in NIfTI's world, which counts x and y the other way round."
-    affine = np.eye(4)
-    spacing, origin, direction = volume.geometry
-    affine[:3, :3] = np.reshape(direction, (3, 3)) * spacing
-    affine[:3, 3] = origin
-    affine[:2] *= -1
-    affine[:3, :3] += 0.0  # no -0
-    return affine
-
-
-def orientation_code(
-    volume: Volume,  # the scan
-) -> str:  # e.g. "LPS"
-    "Anatomical directions in which the three axes run, as nibabel's `aff2axcodes` names them."
-    from nibabel.orientations import aff2axcodes
-
-    return "".join(aff2axcodes(nifti_affine(volume)))
-
-
-def find_axes(
-    code: str,  # orientation that is there
-    wanted: str,  # orientation wanted
-) -> tuple[list[int], list[bool]]:  # per axis wanted: which one it is, whether it is reversed
-    "Where the axes of one orientation are found in another. Raises `ValueError` for bad letters."
-    axes, reverse = [], []
-    for letter in wanted:
-        same = letter in code
-        axes.append(code.find(letter if same else OPPOSITE_LETTERS.get(letter, "?")))
-        reverse.append(not same)
-    if sorted(axes) != [0, 1, 2]:
-        raise ValueError(f"orientations {code} and {wanted}: each is one of LR, of PA and of SI")
-    return axes, reverse
-
-
-def turn_array(
-    array: np.ndarray,  # (..., X, Y, Z)
-    axes: Sequence[int],  # per axis of the result: an axis of the array, 0 to 2
-    reverse: Sequence[bool],  # per axis of the result: whether it is read backwards
-) -> np.ndarray:  # the same values in another order
-    "Exchange the last three axes, then reverse some of them."
-    first = array.ndim - 3
-    turned = array.transpose(*range(first), *(first + axis for axis in axes))
-    backwards = tuple(first + axis for axis in range(3) if reverse[axis])
-    return np.ascontiguousarray(np.flip(turned, backwards))
-
-
-def turn_volume(
-    volume: Volume,  # the scan
-    axes: Sequence[int],  # as in `turn_array`
-    reverse: Sequence[bool],  # as in `turn_array`
-) -> Volume:  # every voxel at its place in the patient
-    "Exchange and reverse the axes of image, label and geometry."
-    first_voxel, signs = [0, 0, 0], np.where(reverse, -1, 1)
-    for axis, backwards in zip(axes, reverse):
-        if backwards:
-            first_voxel[axis] = volume.shape[axis] - 1
-    spacing, _, direction = volume.geometry
-    directions = np.reshape(direction, (3, 3))[:, axes] * signs + 0.0  # no -0
-    return replace(
-        volume,
-        image=turn_array(volume.image, axes, reverse),
-        label=None if volume.label is None else turn_array(volume.label, axes, reverse),
-        spacing=tuple(spacing[axis] for axis in axes) if volume.has_geometry else None,
-        origin=tuple(voxel_to_world(volume, first_voxel).tolist()),
-        direction=tuple(directions.ravel().tolist()),
-    )
-
-
-def reorient_array(
-    array: np.ndarray,  # (..., X, Y, Z)
-    code: str,  # its orientation, e.g. "RAS"
-    wanted: str,  # the orientation wanted, e.g. "LPS"
-) -> np.ndarray:  # the same values in another order
-    "Bring an array from one orientation into another. Raises `ValueError` for bad letters."
-    return turn_array(array, *find_axes(code, wanted))
-
-
-def reorient(
-    volume: Volume,  # the scan
-    wanted: str = STANDARD_ORIENTATION,  # the orientation wanted
-) -> Volume:  # every voxel at its place in the patient; the same where nothing is to be done
-    "Bring a scan into an orientation without interpolation. Raises `ValueError` for bad letters."
-    code = orientation_code(volume)
-    return volume if code == wanted else turn_volume(volume, *find_axes(code, wanted))
 
 # %% ../../nbs/01_data/02_volume.ipynb #2e4a4285
 def crop_like(
@@ -359,101 +457,3 @@ def same_spacing(
     if not (one.has_geometry and other.has_geometry):
         return True
     return np.allclose(one.spacing, other.spacing, rtol=1e-3)
-
-# %% ../../nbs/01_data/02_volume.ipynb #45baa7e0
-def to_sitk(
-    array: np.ndarray,  # (X, Y, Z) or (K, X, Y, Z), any type that SimpleITK knows
-    like: Volume,  # on whose grid it lies
-):  # SimpleITK.Image of that type; with channels, a vector per voxel
-    "An array on a grid, as SimpleITK holds it (its axes are z, y, x)."
-    import SimpleITK as sitk
-
-    spacing, origin, direction = like.geometry
-    image = sitk.GetImageFromArray(array.transpose(), isVector=array.ndim == 4)
-    image.SetSpacing(spacing)
-    image.SetOrigin(origin)
-    image.SetDirection(direction)
-    return image
-
-
-def resample_like(
-    target: Volume,  # the grid wanted
-    array: np.ndarray,  # (X, Y, Z) values; or (K, X, Y, Z), one volume after the other
-    like: Volume,  # the grid they lie on
-    outside: float = 0.0,  # value beyond the array
-) -> np.ndarray:  # float32, (X, Y, Z) or (K, X, Y, Z) of the target
-    "Values of one grid at the voxels of another, linear between voxels."
-    import SimpleITK as sitk
-
-    if array.ndim == 4:
-        return np.stack([resample_like(target, part, like, outside) for part in array])
-    empty = np.broadcast_to(np.float32(0), target.shape)
-    resampled = sitk.Resample(
-        to_sitk(np.asarray(array, np.float32), like),
-        to_sitk(empty, target),
-        sitk.Transform(),
-        sitk.sitkLinear,
-        outside,
-        sitk.sitkFloat32,
-    )
-    return np.ascontiguousarray(sitk.GetArrayFromImage(resampled).transpose(2, 1, 0))
-
-# %% ../../nbs/01_data/02_volume.ipynb #a24d260c
-def resampled_grid(
-    volume: Volume,  # with a spacing
-    spacing: tuple,  # wanted, mm along each axis
-) -> Volume:  # the new grid: an image of zeros without memory, no label
-    "The box of a scan in the patient, divided into voxels of another size."
-    factor = np.divide(spacing, volume.spacing)
-    sides = []
-    for side, f in zip(volume.shape, factor):
-        sides.append(max(1, math.floor(side / f + 0.5)))
-    return replace(
-        volume,
-        image=np.broadcast_to(np.float32(0), tuple(sides)),
-        label=None,
-        spacing=tuple(spacing),
-        origin=tuple(voxel_to_world(volume, 0.5 * (factor - 1)).tolist()),
-    )
-
-
-def resample_classes(
-    label: np.ndarray,  # (X, Y, Z) of class numbers
-    resample: Callable[[np.ndarray], np.ndarray],  # of an array of shares of a voxel
-) -> np.ndarray:  # uint8, the class with the largest share; at a tie no background
-    "Resample a label as shares of its classes."
-    count = int(label.max())
-    if count == 0:
-        return np.zeros_like(resample(label), np.uint8)
-    shares = [resample(label == number) for number in range(1, count + 1)]
-    background = 1 - sum(shares)
-    largest = np.argmax([*shares, background], axis=0)
-    return ((largest + 1) % (count + 1)).astype(np.uint8)
-
-
-def resample_to_spacing(
-    volume: Volume,  # with a spacing
-    spacing: tuple,  # wanted, mm along each axis
-) -> Volume:  # the same box in the patient, divided anew
-    "Image linear, label as shares of its classes. Raises `InputError` without a voxel size."
-    from scipy import ndimage
-
-    if not volume.has_geometry:
-        raise InputError(
-            f"{volume.id}: no spacing in the file, so it cannot be resampled; "
-            "leave --spacing away, or add the attribute"
-        )
-    if np.allclose(volume.spacing, spacing, rtol=1e-4):
-        return volume
-    target = resampled_grid(volume, spacing)
-    factor = np.divide(spacing, volume.spacing)
-    deviation = np.where(factor > 1, factor / 2, 0)  # of the Gaussian, voxels; 0: none
-
-    def resample(array: np.ndarray) -> np.ndarray:
-        smooth = ndimage.gaussian_filter(np.asarray(array, np.float32), deviation, mode="nearest")
-        return resample_like(target, smooth, volume)
-
-    channels = np.stack([resample(channel) for channel in volume.channels])
-    image = channels if volume.image.ndim == 4 else channels[0]
-    label = None if volume.label is None else resample_classes(volume.label, resample)
-    return replace(target, image=image, label=label)
