@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PER_PATCH', 'PRESET_NAMES', 'AS_RELEASED', 'MixedBatch', 'StepContext', 'identity', 'with_noise', 'mixed_images',
-           'mixed_with_noise', 'limited', 'check_range', 'TermOptions', 'Term', 'effective_weight', 'resolve_options']
+           'mixed_with_noise', 'limited', 'TermOptions', 'check_range', 'Term', 'effective_weight', 'resolve_options']
 
 # %% ../../nbs/03_mean_teacher/04_terms.ipynb #2971a47f
 import math
@@ -95,6 +95,14 @@ def limited(
     return field(default=default, metadata={"limits": (least, below)})
 
 
+@dataclass(frozen=True)
+class TermOptions:
+    "Options of this term of the loss."
+
+    weight: float | None = limited(None)
+    "At the end of the ramp-up; left open: what term and preset make it."
+
+# %% ../../nbs/03_mean_teacher/04_terms.ipynb #f9213fb7
 def check_range(
     name: str,  # of the setting
     value: float | None,  # None is left open and passes
@@ -111,14 +119,6 @@ def check_range(
     else:
         also = " and finite"
     raise InputError(f"{format_option(name, value)}: must be {least} or more{also}")
-
-
-@dataclass(frozen=True)
-class TermOptions:
-    "Options of this term of the loss."
-
-    weight: float | None = limited(None)
-    "At the end of the ramp-up; left open: what term and preset make it."
 
 # %% ../../nbs/03_mean_teacher/04_terms.ipynb #bc790236
 PRESET_NAMES = ("tuned", "paper", "released", "strong")
@@ -167,7 +167,7 @@ class Term:
             return self.loss(step)
         return self.loss(step, options or self.options)
 
-
+# %% ../../nbs/03_mean_teacher/04_terms.ipynb #e497f393
 def effective_weight(
     term: Term,
     options: TermOptions,  # of this term
@@ -182,7 +182,7 @@ def effective_weight(
         factor = factor(options, num_classes)
     return term.weight * factor
 
-
+# %% ../../nbs/03_mean_teacher/04_terms.ipynb #e3e3d7ea
 def resolve_options(
     term: Term,
     preset: str = "tuned",  # tuned, paper, released or strong
