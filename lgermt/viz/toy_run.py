@@ -108,7 +108,7 @@ def toy_config(
             dropout=0.2,
             optimizer="adamw",
             learning_rate=0.02,
-            ema_decay=0.8,
+            ema_decay=0.9,
             seed=seed,
             device="cpu",
             precision="fp32",
@@ -127,8 +127,8 @@ def predict_patch(
 
 @cache
 def train_toy_run(
-    iterations: int = 60,  # steps of training
-    every: int = 4,  # steps between two moments; 0 and the last are among them
+    iterations: int = 100,  # steps of training
+    every: int = 5,  # steps between two moments; 0 and the last are among them
     sides: tuple = (48, 32, 32),  # X, Y, Z of the patch, multiples of 16, 32 at least; no list
     base_channels: int = 4,  # of V-Net
     seed: int = 0,  # of phantoms, weights, noise, dropout and blocks
