@@ -91,7 +91,7 @@ def add_heatmap(
     values: np.ndarray,  # (across, down)
     row: int,
     column: int,  # 1 is the first
-    color: str,  # name of the colour axis
+    color: str,  # name of the colour axis; "coloraxis2" is that of differences
     line: tuple | None = None,  # x and y of a line on top
     start: tuple = (0, 0),  # position of the first value
 ) -> None:
@@ -112,22 +112,20 @@ def add_heatmap(
         x=x,
         y=y,
         mode="lines",
-        line=dict(color="white", width=2),
+        line=dict(color="black" if color == "coloraxis2" else COLORS["error"], width=1.5),
         hoverinfo="skip",
         showlegend=False,
         row=row,
         col=column,
     )
     trace = figure.data[-2]
-    figure.update_xaxes(constrain="domain", showgrid=False, zeroline=False, row=row, col=column)
+    framed = dict(constrain="domain", showgrid=False, zeroline=False, showline=True, mirror=True)
+    figure.update_xaxes(**framed, row=row, col=column)
+    across, down = values.shape
+    left, top = start[0] - 0.5, start[1] - 0.5
+    figure.update_xaxes(range=[left, left + across], row=row, col=column)
     figure.update_yaxes(
-        autorange="reversed",
-        scaleanchor=trace.xaxis or "x",
-        constrain="domain",
-        showgrid=False,
-        zeroline=False,
-        row=row,
-        col=column,
+        range=[top + down, top], scaleanchor=trace.xaxis or "x", **framed, row=row, col=column
     )
 
 
@@ -300,7 +298,7 @@ def affinity_figure(
         660,
         margin=dict(l=60, r=90, t=40, b=50),
         coloraxis=dict(colorscale="Viridis", cmin=0, cmax=100, colorbar=affinity_bar),
-        coloraxis2=dict(colorscale="RdBu", cmin=-50, cmax=50, colorbar=difference_bar),
+        coloraxis2=dict(colorscale="RdBu", cmin=-30, cmax=30, colorbar=difference_bar),
     )
 
 # %% ../../nbs/04_structure/03_affinity_explorer.ipynb #db03d8ea
