@@ -86,7 +86,7 @@ class TrainConfig:
 
     # how it is trained; None: the method's row or the preset decides
     preset: Literal["tuned", "paper", "released", "strong"] = "tuned"
-    "tuned: best with SGD; paper: its text; released: its code; strong: tuned, augmented, AdamW."
+    "tuned: the default; paper: its text; released: its code; strong: tuned, augmented, AdamW."
     orientations: Literal["none", "released", "all"] | None = None
     "In-plane orientations of the training patches."
     augmentation: Literal["none", "intensity", "geometry", "both"] | None = None

@@ -26,7 +26,7 @@ from lgermt.viz.classes import (
     first_channel,
     fullest_voxel,
 )
-from .figures import COLORS, assign_colors, to_uint8
+from .figures import COLORS, assign_colors, style_figure, to_uint8
 from .slices import Outline, class_contour, contour, line_key, mask_outlines
 from .widgets import StatusLine, stack, to_widget, update_figure
 
@@ -52,7 +52,7 @@ def add_curves(
             col=column,
             **more,
         )
-    figure.update_xaxes(title="iteration (number)", row=1, col=column)
+    figure.update_xaxes(title="iteration", row=1, col=column)
 
 
 def add_outlines(
@@ -70,18 +70,24 @@ def add_outlines(
     if len(classes) > 1:
         outlines = mask_outlines(planes, classes)
     else:
-        outlines = [Outline(name, mask, COLORS[name], None) for name, mask in planes.items()]
-    in_legend = len(outlines) // len(planes)  # those of the truth; the curves name the rest
+        dashes = dict(zip(planes, ("solid", "solid", "dot")))
+        outlines = [
+            Outline(name, mask, COLORS[name], dashes[name]) for name, mask in planes.items()
+        ]
+    of_truth = len(outlines) // len(planes)  # they have the legend; the curves name the rest
     for number, outline in enumerate(outlines):
         x, y = contour(outline.mask) if len(classes) == 1 else class_contour(outline.mask)
+        # of one class: a wide line, one on it and a dotted one are seen where the masks agree
+        width = (6, 3, 3)[number] if len(classes) == 1 else 2
         figure.add_scatter(
             x=x,
             y=y,
             mode="lines",
-            line=dict(color=outline.color, width=3, dash=outline.dash),
+            line=dict(color=outline.color, width=width, dash=outline.dash),
             name=outline.name,
+            legend="legend2",
             legendgroup=outline.name if len(classes) > 1 else None,
-            showlegend=number < in_legend,
+            showlegend=number < of_truth,
             **place,
         )
     axes = dict(constrain="domain", row=1, col=3)
@@ -109,25 +115,25 @@ def live_figure(
     positive = {}  # the axis is logarithmic
     for name, values in terms.items():
         positive[name] = np.where(np.array(values) > 0, values, np.nan)
-    colors = assign_colors(["truth", *scores, *terms])[1 + len(scores) :]
+    # truth, student and teacher have colours of their own, which no term takes
+    colors = assign_colors(["truth", "student", "teacher", *terms])[3:]
     add_curves(figure, 1, iterations, positive, colors, 2)
-    add_curves(figure, 2, iterations, scores, [COLORS[name] for name in scores], 3)
+    score_colors = [COLORS[name] for name in scores]
+    add_curves(figure, 2, iterations, scores, score_colors, 3, legend="legend2")
     if len(classes) > 1:  # the colours belong to the classes; the line is that of the outlines
         for curve, dash in zip(figure.data[len(terms) :], ("dot", "dash")):
             curve.line.update(color="#000000", dash=dash)
     for name, values in (class_scores or {}).items():
         color, hidden = class_colors(classes)[name], dict(legendgroup=name, showlegend=False)
-        add_curves(figure, 2, iterations, {name: values}, [color], 1, **hidden)
+        add_curves(figure, 2, iterations, {name: values}, [color], 1, legend="legend2", **hidden)
     add_outlines(figure, volume, masks, z, classes)
     logarithmic = dict(type="log", exponentformat="power", dtick=1)
     figure.update_yaxes(title="value (no unit)", col=1, **logarithmic)
     figure.update_yaxes(title="Dice (0 to 1)", range=[0, 1], col=2)
-    grid = dict(xaxis_gridcolor="#e3e3e3", yaxis_gridcolor="#e3e3e3")
-    figure.layout.template = dict(layout=dict(font_size=13, plot_bgcolor="white", **grid))
+    style_figure(figure, height=450, margin=dict(l=60, r=10, t=90, b=100))
     return figure.update_layout(
-        height=430,
-        margin=dict(l=60, r=10, t=90, b=50),
-        legend=dict(orientation="h", x=0, y=1.12, yanchor="bottom"),
+        legend=dict(orientation="h", x=0, xanchor="left", y=-0.24, yanchor="top"),
+        legend2=dict(orientation="h", x=1, xanchor="right", y=1.13, yanchor="bottom"),
     )
 
 # %% ../../nbs/05_training/05_live_view.ipynb #22061d38
