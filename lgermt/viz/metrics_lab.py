@@ -68,7 +68,7 @@ def change_layers(
 
 def damage_mask(
     truth: np.ndarray,  # (X, Y, Z), non-zero inside
-    cut: int = 0,  # which vein is cut off, 1 the largest; 0: none
+    cut: int = 0,  # which thin part is cut off, 1 the largest; 0: none
     layers: int = 0,  # layers of voxels added; below 0: removed
     shift: tuple = (0, 0, 0),  # voxels along x, y, z; what leaves the volume is lost
     island: int = 0,  # radius of a ball far away, voxels; 0: none
@@ -157,6 +157,9 @@ def _add_bars(figure, values, end, digits, color, column):
     figure.add_bar(
         y=[f"{name} <b>{value:.{digits}f}</b>" for name, value in values.items()],
         x=list(values.values()),
+        text=["longer than the axis" if value > end else "" for value in values.values()],
+        textposition="inside",
+        insidetextanchor="end",
         orientation="h",
         marker_color=COLORS[color],
         showlegend=False,
@@ -173,7 +176,7 @@ def metrics_lab_figure(
     spacing: tuple | None = None,  # mm along x, y, z; None: voxels
     side: str = "truth",  # truth or prediction: whose surface is shown
     index: int | None = None,  # slice across z; None: the middle of the truth
-    farthest: float = 20,  # end of the distance axis; the colours end at half of it
+    farthest: float = 30,  # end of the distance axis; the colours end at a third of it
 ) -> go.Figure:  # bars of eight values, a slice, a coloured surface
     "Metrics of two masks, and where they differ. Raises ValueError for two shapes."
     values = metric_variants(prediction, truth, spacing)
@@ -207,7 +210,7 @@ def metrics_lab_figure(
     mask, other = (truth, prediction) if side == "truth" else (prediction, truth)
     mesh = go.Mesh3d(x=[], y=[], z=[])
     if np.any(mask):
-        mesh = distance_mesh(mask, other, spacing, max(2, round(max(shape) / 60)), farthest / 2)
+        mesh = distance_mesh(mask, other, spacing, max(2, round(max(shape) / 60)), farthest / 3)
     figure.add_trace(mesh, row=2, col=2)
     figure.data[-1].colorbar.update(y=0.36, len=0.72)
     left = figure.layout.scene.domain.x[0]
@@ -264,9 +267,9 @@ def mask_lab(
         prediction = damage_mask(truth, cut, layers, shift, island, thin)
         return metrics_lab_figure(prediction, truth, image, spacing, side, index)
 
-    cuts = [("no vein", 0)]
+    cuts = [("nothing", 0)]
     for number, vein in enumerate(thin, 1):
-        cuts.append((f"vein {number}, {int(vein.sum())} voxels", number))
+        cuts.append((f"thin part {number}, {int(vein.sum())} voxels", number))
     return interactive_figure(
         draw,
         cut=Dropdown(options=cuts),
