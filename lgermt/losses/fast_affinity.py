@@ -25,16 +25,16 @@ def stacked_gram(
 
 # %% ../../nbs/handbook/fast_affinity.ipynb #f90a5e3b
 def fast_affinity_loss(
-    s: Tensor,  # (B, C, M) float32 unit vectors of the student, see `affinity.unit_vectors`
-    t: Tensor,  # (B, C, M) float32 unit vectors of the teacher
+    u_s: Tensor,  # (B, C, M) float32 unit vectors of the student, see `affinity.unit_vectors`
+    u_t: Tensor,  # (B, C, M) float32 unit vectors of the teacher
 ) -> Tensor:  # 0-d float32, 0 to 1
-    "`affinity.affinity_loss` (Eq. 3) from one Gram matrix of D = S - T stacked on P = S + T."
-    classes, voxels = s.shape[1:]
-    signs = torch.linspace(-1, 1, 2, device=s.device).view(2, 1, 1)
-    d_on_p = torch.addcmul(s[:, None], t[:, None], signs).flatten(1, 2)  # (B, 2C, M)
-    upper, lower = stacked_gram(d_on_p).split(classes, 1)
+    "`affinity.affinity_loss` from one Gram matrix of D = U_s - U_t stacked on Q = U_s + U_t."
+    classes, voxels = u_s.shape[1:]
+    signs = torch.linspace(-1, 1, 2, device=u_s.device).view(2, 1, 1)
+    d_on_q = torch.addcmul(u_s[:, None], u_t[:, None], signs).flatten(1, 2)  # (B, 2C, M)
+    upper, lower = stacked_gram(d_on_q).split(classes, 1)
     dd = upper[..., :classes]
-    pd, pp = lower.split(classes, 2)
-    first_trace = (dd * pp).sum((1, 2))  # tr(DD' PP')
-    second_trace = (pd * pd.mT).sum((1, 2))  # tr((PD')^2)
+    qd, qq = lower.split(classes, 2)
+    first_trace = (dd * qq).sum((1, 2))  # tr(DD' QQ')
+    second_trace = (qd * qd.mT).sum((1, 2))  # tr((QD')^2)
     return 0.5 * (first_trace + second_trace).mean() / voxels**2
