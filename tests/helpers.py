@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,6 +16,8 @@ TINY = [
     *("--labeled", "2", "--patch", "32", "32", "16", "--base-channels", "2"),
     *("--stride", "32", "32", "16", "--log-every", "2", "--device", "cpu"),
 ]
+
+needs_posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no make and no SIGTERM")
 
 
 def command(module, *arguments):

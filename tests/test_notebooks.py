@@ -1,6 +1,7 @@
 """Every notebook from top to bottom, by nbdev_test in a process of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,8 @@ def case(path):
 @pytest.mark.parametrize("path", map(case, NOTEBOOKS))
 def test_notebook(path, request):
     flags = request.config.getoption("flags")
-    command = [Path(sys.executable).parent / "nbdev_test", "--path", path, "--flags", flags]
+    program = shutil.which("nbdev_test", path=Path(sys.executable).parent)
+    command = [program, "--path", path, "--flags", flags]
     environment = {**os.environ, "PLOTLY_RENDERER": "plotly_mimetype", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800

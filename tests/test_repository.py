@@ -62,7 +62,8 @@ def outputs(path):
 
 def run(*command, cwd=ROOT):
     "Runs a tool of the environment; its output where it fails."
-    done = subprocess.run([BIN / command[0], *command[1:]], cwd=cwd, capture_output=True, text=True)
+    program = shutil.which(command[0], path=BIN)
+    done = subprocess.run([program, *command[1:]], cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -9,6 +9,7 @@ __all__ = ['PUBLISHED_SCAN', 'PUBLISHED_PATCH', 'PUBLISHED_STRIDE', 'UNCROPPED_S
            'scale_sides', 'make_local_loss', 'make_sliding_window', 'make_disk_batch', 'make_metrics']
 
 # %% ../../nbs/handbook/timing.ipynb #aea7f9f7
+import math
 import os
 import tempfile
 import time
@@ -165,13 +166,15 @@ def time_in_processes(
     )
 
 # %% ../../nbs/handbook/timing.ipynb #7c5a3def
-def peak_rss() -> float:  # MB
+def peak_rss() -> float:  # MB; nan where the system does not tell (Windows)
     "The most memory this process has had so far."
     try:  # Linux counts per program; getrusage would start from the parent's peak there
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
-        import resource
-
+        try:
+            import resource
+        except ImportError:
+            return math.nan
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     kilobytes = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
     return int(kilobytes) / 1024

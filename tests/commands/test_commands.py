@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, assert_same_weights, command, run, train, weights
+from helpers import TINY, assert_same_weights, command, needs_posix, run, train, weights
 
 
 def test_train_writes_what_the_design_promises(finished):
@@ -44,6 +44,7 @@ def test_same_seed_same_weights_other_seed_others(scans, finished, tmp_path):
     assert not all(torch.equal(value, other[key]) for key, value in one.items())
 
 
+@needs_posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_writes_a_checkpoint_and_says_how_to_go_on(scans, tmp_path, number):
     out = tmp_path / "stopped"

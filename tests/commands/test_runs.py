@@ -10,7 +10,7 @@ import time
 import h5py
 import pytest
 import torch
-from helpers import ENVIRONMENT, ROOT, TINY, command, run, train
+from helpers import ENVIRONMENT, ROOT, TINY, command, needs_posix, run, train
 
 from lgermt.train import run as run_training
 from lgermt.training.config import TrainConfig
@@ -157,6 +157,7 @@ def start(scans, out, *more):
     return process
 
 
+@needs_posix
 def test_a_folder_holds_one_run_at_a_time(scans, tmp_path):
     out = tmp_path / "run"
     first = start(scans, out)
@@ -199,6 +200,7 @@ def make(*words):
     return subprocess.run(wanted, cwd=ROOT, capture_output=True, text=True)
 
 
+@needs_posix
 def test_make_train_does_not_replace_a_run(finished):
     before = snapshot(finished)
     said = make(f"OUT={finished}")

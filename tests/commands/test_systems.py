@@ -1,19 +1,25 @@
 """Other systems: file handles of Windows, encodings, `~`, places without access, killed workers."""
 
+import ast
 import csv
 import errno
-import fcntl
+import math
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ENVIRONMENT, TINY, command, run, train
+import torch
+from helpers import ENVIRONMENT, ROOT, TINY, command, run, train
 
+from lgermt.bench.timing import peak_rss
 from lgermt.data.io import read_h5, write_image_like
+from lgermt.doctor import device_memory
+from lgermt.utils.environment import cpu_name
 
 STEPS = ["--iterations", 2]
 ASCII = {**ENVIRONMENT, "LC_ALL": "C", "PYTHONUTF8": "0"}
@@ -21,6 +27,8 @@ ASCII = {**ENVIRONMENT, "LC_ALL": "C", "PYTHONUTF8": "0"}
 
 def fsync_of_windows(descriptor):
     "Refuses a handle that may not write."
+    import fcntl
+
     if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
@@ -39,7 +47,8 @@ def write_source(scans, folder, ids, times=1):
 
 
 def test_every_command_writes_where_fsync_needs_a_handle_to_write(scans, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", fsync_of_windows)
+    if os.name == "posix":
+        monkeypatch.setattr(os, "fsync", fsync_of_windows)
     source = write_source(scans, tmp_path / "source", ["a", "b"])
     data, out = tmp_path / "data", tmp_path / "run"
     run("prepare", source, "--out", data, "--workers", 1, "--test", 1)
@@ -49,6 +58,68 @@ def test_every_command_writes_where_fsync_needs_a_handle_to_write(scans, tmp_pat
     run("predict", *checkpoint, "--out", tmp_path / "masks", tmp_path / "source" / "0.nii.gz")
     assert (tmp_path / "scores.csv").exists()
     assert (tmp_path / "masks" / "predictions.csv").exists()
+
+
+# What Windows has not, and where it is used behind a guard that a test below goes through.
+POSIX_MODULES = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+POSIX_NAMES = {
+    "os": "chown fork getegid geteuid getgid getloadavg getpgid getuid kill killpg mkfifo nice"
+    " pread pwrite sched_getaffinity setsid statvfs sysconf uname wait waitid",
+    "signal": "SIGALRM SIGCHLD SIGHUP SIGKILL SIGQUIT SIGUSR1 SIGUSR2 alarm pause setitimer",
+    "ctypes": "CDLL(None)",
+}
+GUARDED = {
+    "bench/timing.py": {"resource", "/proc"},
+    "doctor.py": {"os.sysconf"},
+    "training/distributed.py": {"os.kill", "signal.SIGKILL", "/proc"},  # no rank without /proc
+    "utils/environment.py": {"signal.SIGKILL", "ctypes.CDLL(None)", "/proc"},  # sys.platform
+}
+
+
+def posix_only(text):
+    "What a module uses that only POSIX systems have."
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & POSIX_MODULES
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} & POSIX_MODULES
+        elif isinstance(node, ast.Constant) and str(node.value).startswith(("/proc", "/dev")):
+            found.add("/" + node.value.split("/")[1])
+        elif isinstance(node, (ast.Attribute, ast.Call)):
+            module, _, name = ast.unparse(node).partition(".")
+            if name in POSIX_NAMES.get(module, "").split():
+                found.add(f"{module}.{name}")
+    return found
+
+
+def test_what_only_posix_has_is_known_and_guarded():
+    assert posix_only("import fcntl\nos.fork()\nopen('/dev/null')") == {"fcntl", "os.fork", "/dev"}
+    found = {}
+    for path in (ROOT / "lgermt").rglob("*.py"):
+        names = posix_only(path.read_text(encoding="utf-8"))
+        if names:
+            found[path.relative_to(ROOT / "lgermt").as_posix()] = names
+    assert found == GUARDED
+
+
+def test_what_asks_the_system_goes_on_where_it_does_not_tell(monkeypatch):
+    read_text = Path.read_text
+
+    def without_proc(path, *arguments, **keywords):
+        if path.as_posix().startswith("/proc"):
+            raise FileNotFoundError(path)
+        return read_text(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "read_text", without_proc)
+    assert isinstance(cpu_name(), str)
+    if os.name == "posix":
+        assert peak_rss() > 0  # getrusage: bytes on macOS, which has no /proc
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert math.isnan(peak_rss())
+    monkeypatch.delattr(os, "sysconf", raising=False)
+    assert device_memory(torch.device("cpu")) is None
+    run("doctor", "--device", "cpu")
 
 
 def command_in_ascii(module, *arguments):
@@ -80,7 +151,8 @@ def test_ids_in_any_script_where_the_system_knows_ascii_alone(scans, tmp_path):
 
 @pytest.mark.parametrize("glued", [True, False])
 def test_a_tilde_is_the_home_directory(scans, tmp_path, monkeypatch, glued):
-    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("HOME", "USERPROFILE"):  # POSIX, Windows
+        monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scans").symlink_to(scans)
     places = ["--data=~/scans", "--out=~/run"] if glued else ["--data", "~/scans", "--out", "~/run"]
@@ -91,7 +163,10 @@ def test_a_tilde_is_the_home_directory(scans, tmp_path, monkeypatch, glued):
 def impossible_places(tmp_path):
     "Folders that cannot be made, even by root."
     (tmp_path / "file").touch()
-    return [tmp_path / "file" / "below", Path("/proc/not_here")]
+    places = [tmp_path / "file" / "below"]
+    if Path("/proc").exists():
+        places.append(Path("/proc/not_here"))
+    return places
 
 
 WORK = [  # what a command begins with when its arguments are in order
