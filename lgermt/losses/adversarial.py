@@ -112,7 +112,7 @@ def pseudo_label_loss(
     per_voxel = F.cross_entropy(logits.float(), logits.argmax(1), reduction="none")
     return (selected * per_voxel).sum() / selected.sum().clamp_min(1)
 
-# %% ../../nbs/07_rivals/03_adversarial.ipynb #09d96f9d
+# %% ../../nbs/07_rivals/03_adversarial.ipynb #711e7de9
 def one_hot_encode(
     labels: Tensor,  # (L, X, Y, Z) int64
     classes: int = 2,  # C
