@@ -16,7 +16,7 @@ from plotly.subplots import make_subplots
 
 from .classes import ONE_CLASS, dice_of_classes, first_channel
 from .figures import COLORS, axis_scale, intensity_window, style_figure
-from .meshes import surface_figure
+from .meshes import mask_mesh, surface_figure
 from .slices import draw_plane, line_key
 from .widgets import interactive_figure
 
@@ -89,16 +89,24 @@ def method_surfaces(
     spacing: tuple | None = None,  # mm along x, y, z; None: voxels
     step_size: int | None = None,  # side of averaged blocks; None: a 60th of the longest side
     classes: Sequence[str] = ONE_CLASS,  # names of the classes 1, 2, ...
-) -> dict:  # method -> figure of its surface and the truth's; of several classes its alone
+) -> dict:  # method -> figure of its surface, and of the truth's as dots; of several classes none
     "The meshes of all methods: they do not change when the box moves."
     step_size = step_size or max(1, round(max(np.shape(truth)) / 60))
     surfaces = {}
     for name, mask in masks.items():
-        both = {"prediction": mask, "truth": truth}
-        if len(classes) > 1:
-            both.pop("truth")
-        surfaces[name] = surface_figure(both, spacing, step_size, 0.35, classes)
+        surfaces[name] = surface_figure({"prediction": mask}, spacing, step_size, 1, classes)
+        if len(classes) == 1 and np.any(truth):
+            surfaces[name].add_trace(_truth_dots(truth, spacing, 1.5 * step_size))
     return surfaces
+
+
+def _truth_dots(truth, spacing, step_size):
+    "The surface of the truth as dots: a second, transparent surface would hide what is behind."
+    step, _ = axis_scale(spacing)
+    vertices, _ = mask_mesh(truth, max(2, round(step_size)))
+    x, y, z = np.ascontiguousarray((vertices * np.float32(step)).T)
+    dots = dict(size=2, color=COLORS["truth"])
+    return go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=dots, name="truth", hoverinfo="skip")
 
 
 def _check_masks(image, truth, masks):
