@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export PLOTLY_RENDERER ?= plotly_mimetype
 
-.PHONY: help install train check quick test lab progress app docs lessons readme pictures export clean
+.PHONY: help install train check quick test trust lab progress app docs lessons readme pictures export clean
 .DELETE_ON_ERROR:
 
 help: ## these lines
@@ -58,6 +58,10 @@ quick: $(INSTALLED) ## two minutes: check, and behaviour without the long tests;
 
 test: $(INSTALLED) ## everything: every notebook, whole trainings, damaged files, kills, a real browser
 	$(PYTEST) $(ARGS)
+
+trust: $(INSTALLED) ## an hour: promises tried with new inputs, figures to results/trust.json
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trust]'
+	OMP_NUM_THREADS=1 PYTHONPATH=".:tests" $(BIN)/python tests/trust.py $(ARGS)
 
 lab: $(INSTALLED) ## JupyterLab on the lessons, beginning with a welcome page
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/index.ipynb \

@@ -25,7 +25,10 @@ BIN = Path(sys.executable).parent
 LESSONS = sorted(ROOT.glob("nbs/**/*.ipynb"))
 LESSONS = [path for path in LESSONS if ".ipynb_checkpoints" not in path.parts]
 NOTEBOOKS = [*LESSONS, ROOT / "index.ipynb"]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "results/README.md")
+DOCUMENTS = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"),
+    *("data/README.md", "results/README.md", "docs/checklists.md"),
+)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PLOTLY = "application/vnd.plotly.v1+json"
 LARGEST = 300_000  # bytes

@@ -1,0 +1,226 @@
+"""What the project says of itself: workflow, citation, checklists, and that `make trust` runs."""
+
+import ast
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import trust
+import yaml
+from helpers import ROOT
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
+SETTINGS = ConfigParser(delimiters=["="])
+SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
+SETTINGS = SETTINGS["DEFAULT"]
+PACKAGE = sorted((ROOT / "lgermt").rglob("*.py"))
+
+
+def text_of(name):
+    "A file of the repository."
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+# the workflow
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_actions_are_pinned_by_commit_and_may_only_read(path):
+    text = path.read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {"contents": "read"}
+    assert not any("permissions" in job for job in workflow["jobs"].values())
+    used = re.findall(r"uses: (.*)", text)
+    assert used
+    for action in used:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
+
+
+def test_the_workflow_covers_what_is_supported():
+    jobs = yaml.safe_load(text_of(".github/workflows/test.yml"))["jobs"]
+    matrix = jobs["quick"]["strategy"]["matrix"]
+    systems = {name.split("-")[0] for name in matrix["system"]}
+    assert systems == {"ubuntu", "macos", "windows"}
+    assert matrix["python"][0] == SETTINGS["min_python"]
+    (torch,) = [
+        r for r in map(Requirement, shlex.split(SETTINGS["requirements"])) if r.name == "torch"
+    ]
+    oldest = matrix["include"][0]["torch"]
+    assert str(torch.specifier) == f">={'.'.join(oldest.split('.')[:2])}"
+    steps = " ".join(step.get("run", "") for step in jobs["quick"]["steps"])
+    assert '-m "not slow"' in steps and "-c constraints.txt" in steps
+
+
+def test_no_pin_excludes_the_oldest_python():
+    oldest = {"python_version": SETTINGS["min_python"]}
+    for line in text_of("constraints.txt").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        pin = Requirement(line)
+        if pin.marker and not pin.marker.evaluate(oldest):
+            continue
+        try:
+            found = metadata.metadata(pin.name)
+        except metadata.PackageNotFoundError:  # belongs to `make trust`
+            continue
+        if found["Version"].split("+")[0] in str(pin.specifier):
+            needs = SpecifierSet(found.get("Requires-Python") or "")
+            assert needs.contains(f"{SETTINGS['min_python']}.99"), f"{line} needs Python {needs}"
+
+
+def test_hashes_are_there_for_every_tested_version():
+    text = text_of("requirements-hashed.txt")
+    entries = re.split(r"^(?=\w)", re.sub(r"^#.*\n", "", text, flags=re.M), flags=re.M)
+    hashed = {}
+    for entry in filter(None, entries):
+        requirement = Requirement(entry.split(" \\")[0].strip())
+        assert "--hash=sha256:" in entry, requirement
+        hashed[re.sub("[-_.]+", "-", requirement.name).lower()] = str(requirement.specifier)
+    for line in text_of("constraints.txt").partition("# make trust")[0].splitlines():
+        if line and not line.startswith("#"):
+            pin = Requirement(line)
+            assert hashed[pin.name.lower()] == str(pin.specifier), f"{line}: write the hashes anew"
+
+
+# words
+
+
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load(text_of("CITATION.cff"))
+    assert citation["cff-version"] == "1.2.0" and citation["type"] == "software"
+    assert citation["version"] == SETTINGS["version"]
+    for part in (citation, citation["preferred-citation"]):
+        assert part["title"] and part["authors"]
+
+
+def test_every_target_of_make_has_its_plain_commands():
+    targets = set(re.findall(r"^([a-z]+):.*##", text_of("Makefile"), re.M)) - {"help"}
+    section = text_of("CONTRIBUTING.md").partition("## Without make")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([a-z]+)` \| (.*) \|$", section, re.M))
+    assert rows.keys() == targets
+    makefile = text_of("Makefile")
+    for target in ("lab", "progress", "docs", "lessons", "export", "readme", "pictures", "app"):
+        recipe = re.search(rf"^{target}:.*?(?=^\S|\Z)", makefile, re.M | re.S)[0]
+        program = re.search(r"`(?:python -m |python )?([\w/.]+)", rows[target])[1]
+        assert program == "python" or program in recipe, target
+    values = dict(re.findall(r"^([A-Z_]+) = (.+)$", makefile, re.M))
+    for name in ("DATA", "METHOD", "LABELED", "ITERATIONS", "PATCH", "BASE_CHANNELS", "OUT"):
+        option = f"--{name.lower().replace('_', '-')} {values[name]}"
+        assert option in rows["train"], option
+
+
+def test_what_security_says_is_so():
+    text = text_of("SECURITY.md")
+    for name in re.findall(r"\]\(([\w./-]+)\)", text):
+        assert (ROOT / name).exists(), name
+    loads = []
+    for path in PACKAGE:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                loads.append({k.arg: ast.unparse(k.value) for k in node.keywords})
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                assert name not in {"eval", "exec", "pickle.load", "pickle.loads"}, path
+                assert "urlopen" not in name and "requests." not in name, path
+    assert [keywords["weights_only"] for keywords in loads] == ["True"]  # in one place
+    from lgermt.training.config import TrainConfig
+
+    assert "plugin" in TrainConfig.__dataclass_fields__
+    assert "Its code is run." in text_of("lgermt/training/config.py")
+
+
+# SPEC 3, 7 and 8
+
+
+def test_pictures_of_the_readme_have_texts():
+    pictures = re.findall(r"!\[(.*?)\]\(", text_of("README.md"))
+    assert pictures and all(len(words.split()) > 3 for words in pictures)
+
+
+GENERATORS = {"default_rng", "Generator", "SeedSequence", "PCG64", "BitGenerator"}
+
+
+def global_draws(text):
+    "Calls that draw from, or seed, a generator that all share."
+    tree, guarded, found = ast.parse(text), set(), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.With) and "fork_rng" in ast.unparse(node.items[0]):
+            guarded |= {id(inner) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and "random" in {alias.name for alias in node.names}:
+            found.append("random")
+        if not isinstance(node, ast.Call) or id(node) in guarded:
+            continue
+        name = ast.unparse(node.func)
+        numpy_function = re.match(r"np\.random\.(\w+)", name)
+        if numpy_function and numpy_function[1] not in GENERATORS:
+            found.append(name)
+        if name in {"torch.manual_seed", "torch.seed"}:
+            found.append(name)
+        drawn = {"torch.rand", "torch.randn", "torch.randint", "torch.randperm", "torch.normal"}
+        if name in drawn and "generator" not in {keyword.arg for keyword in node.keywords}:
+            found.append(name)
+    return found
+
+
+def test_no_module_draws_from_a_global_generator():
+    assert global_draws("import random\nnp.random.rand(3)\ntorch.randn(2)") == [
+        "random",
+        "np.random.rand",
+        "torch.randn",
+    ]
+    for path in PACKAGE:
+        if path.parent.name != "bench":  # times processes of its own
+            found = global_draws(path.read_text(encoding="utf-8"))
+            assert not found, f"{path.relative_to(ROOT)}: {', '.join(found)}"
+
+
+@pytest.mark.slow
+def test_a_wheel_built_twice_is_the_same_byte_for_byte(tmp_path):
+    wheels = []
+    for number in range(2):
+        copy = tmp_path / f"copy_{number}"
+        copy.mkdir()
+        for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+            shutil.copyfile(ROOT / name, copy / name)
+        shutil.copyfile(ROOT / "MANIFEST.in", copy / "MANIFEST.in")
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(
+            ROOT / "lgermt", copy / "lgermt", ignore=ignored, copy_function=shutil.copyfile
+        )
+        for path in copy.rglob("*"):
+            os.utime(path, (10**9 + 10**6 * number,) * 2)  # the clock does not count
+        code = "from setuptools import build_meta; build_meta.build_wheel('dist')"
+        environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+        environment.pop("PYTHONPATH", None)
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=copy, env=environment, check=True, capture_output=True
+        )
+        (wheel,) = Path(copy, "dist").glob("*.whl")
+        wheels.append((wheel.name, wheel.read_bytes()))
+    assert wheels[0] == wheels[1]
+
+
+# make trust
+
+
+def test_a_broken_promise_is_noticed(monkeypatch):
+    size = trust.Size(shapes=3)
+    assert trust.weights(size, 0).passed
+    if importlib.util.find_spec("surface_distance"):
+        assert trust.metrics(size, 0).passed
+    monkeypatch.setattr(trust, "metrics_of_deepmind", lambda *_: {"dice": 1, "asd": 0, "hd95": 0})
+    assert not trust.metrics(size, 0).passed
+    monkeypatch.setattr("training.test_weights.config_of", lambda *_: None)
+    monkeypatch.setattr("lgermt.training.config.effective_weights", lambda _: {"supervised": 2})
+    assert not trust.weights(size, 0).passed
