@@ -55,6 +55,8 @@ def metric_columns(
     "Metrics as the table names them: asd_voxel and hd95_voxel, asd_mm and hd95_mm."
     columns = {}
     for name, value in scores.items():
+        if name in ("volume_ml", "largest_piece"):  # the first is the column ml
+            continue
         in_voxels = name in METRICS and METRICS[name].is_distance
         columns[f"{name}_voxel" if in_voxels else name] = value
     return columns

@@ -47,7 +47,7 @@ from lgermt.training.two_networks import (
     make_second_student,
 )
 
-# %% ../../nbs/05_training/01_methods.ipynb #65748b63
+# %% ../../nbs/05_training/01_methods.ipynb #a910fcff
 @dataclass(frozen=True)
 class FurtherNetwork:
     "A trainable network beside student and teacher."
@@ -223,7 +223,7 @@ METHODS = {
     ),
 }
 
-# %% ../../nbs/05_training/01_methods.ipynb #3f8c6859
+# %% ../../nbs/05_training/01_methods.ipynb #8e4d3017
 def method_title(
     name: str,  # of a method, perhaps one of a plugin that is not loaded
 ) -> str:
