@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['metric_columns', 'summary_row', 'label_candidates', 'find_label', 'read_label', 'attach_label', 'Prediction',
-           'output_files', 'write_outputs', 'made_from', 'describe_model', 'plan_outputs', 'check_folders', 'Outcome',
-           'row_line', 'Predictor', 'predict', 'print_outcome', 'main']
+           'output_files', 'write_outputs', 'made_from', 'describe_model', 'model_digest', 'load_models',
+           'plan_outputs', 'check_folders', 'Outcome', 'confidence_columns', 'look_first', 'row_line', 'Predictor',
+           'predict', 'print_outcome', 'main']
 
 # %% ../nbs/09_your_scans/04_predict.ipynb #0e3531e0
 import contextlib
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 import tyro
 from tqdm import tqdm
 
@@ -28,6 +30,7 @@ from .data.labels import map_labels
 from .data.scan_inputs import ScanFiles, find_scans
 from .data.surface import extract_surface, write_stl
 from .data.volume import Volume, same_voxels_on
+from .evaluation.margins import Passes, margins_to_entropy, margins_to_probabilities
 from .evaluation.metrics import METRICS
 from .evaluation.model_frame import unknown_frame
 from lgermt.evaluation.prediction_table import (
@@ -36,11 +39,7 @@ from lgermt.evaluation.prediction_table import (
     read_prediction_table,
 )
 from .evaluation.scoring import score_case
-from lgermt.evaluation.segmentation import (
-    Segmentation,
-    margins_to_probabilities,
-    segment_scan,
-)
+from .evaluation.segmentation import Segmentation, segment_scan
 from .training.checkpoint import find_model_file, load_model
 from .training.config import TrainConfig
 from .utils.cli import Flag, exit_on_user_error, parse_args, tqdm_options
@@ -55,10 +54,10 @@ def metric_columns(
     "Metrics as the table names them: asd_voxel and hd95_voxel, asd_mm and hd95_mm."
     columns = {}
     for name, value in scores.items():
-        if name in ("volume_ml", "largest_piece"):  # the first is the column ml
-            continue
-        in_voxels = name in METRICS and METRICS[name].is_distance
-        columns[f"{name}_voxel" if in_voxels else name] = value
+        metric = METRICS.get(name.removesuffix("_mm"))
+        if metric:  # what is said of pieces stays with `evaluate`
+            in_voxels = metric.is_distance and name == metric.key
+            columns[f"{name}_voxel" if in_voxels else name] = value
     return columns
 
 
@@ -78,7 +77,7 @@ def summary_row(
         voxels = int(mask.sum())
         return {"voxels": voxels, "ml": "" if ml_per_voxel is None else voxels * ml_per_voxel}
 
-    row = {"id": volume.id, **size(classes > 0), **metric_columns(scores | {"id": volume.id})}
+    row = {"id": volume.id, **size(classes > 0), **metric_columns(scores)}
     if len(names) == 1:
         return row
     for number, name in enumerate(names, 1):
@@ -156,6 +155,12 @@ class Prediction:
     "Average over the scan and its mirrors along two axes: three times the work."
     largest_component: Flag = False
     "Keep the largest connected piece of every class."
+    ensemble: tuple[Path, ...] = ()
+    "Further checkpoints: the mean of all networks is taken. Another option has to follow."
+    dropout_passes: int = 0
+    "So many predictions more with dropout on, per network; the mean is taken."
+    uncertainty: Flag = False
+    "Also write the entropy of every voxel, 0 to 1, as <case>_uncertainty.nii.gz."
     probabilities: Flag = False
     "Also write the probability of every class as <case>_prob.nii.gz."
     surface: Flag = False
@@ -171,6 +176,7 @@ class Prediction:
     def kinds(self) -> list[str]:
         "Which files are written per scan."
         wanted = {"pred": True, "prob": self.probabilities, "stl": self.surface}
+        wanted["uncertainty"] = self.uncertainty
         return [kind for kind, is_wanted in wanted.items() if is_wanted]
 
 # %% ../nbs/09_your_scans/04_predict.ipynb #1235201b
@@ -187,6 +193,8 @@ def output_files(
             files[settings.out / f"{stem}_prob.nii.gz"] = ("prob", number)
         if settings.surface:
             files[settings.out / f"{stem}_pred.stl"] = ("stl", number)
+    if settings.uncertainty:
+        files[settings.out / f"{case}_uncertainty.nii.gz"] = ("uncertainty", 0)
     files[settings.out / f"{case}_pred.nii.gz"] = ("pred", 0)
     return files
 
@@ -203,6 +211,8 @@ def write_outputs(
             write_mask(path, found.classes, found.volume, config.label_values)
         elif kind == "prob":
             write_image_like(path, probabilities[number - 1], found.volume)
+        elif kind == "uncertainty":
+            write_image_like(path, margins_to_entropy(found.margins), found.volume)
         else:
             several = len(config.classes) > 1
             title = f"class {config.classes[number - 1]}" if several else "left atrium"
@@ -229,15 +239,46 @@ def describe_model(
     settings: Prediction,
 ) -> dict:  # subject -> its value
     "Checkpoint and options on which the masks depend."
-    path = find_model_file(settings.checkpoint)
-    beside = path.with_name("config.json")
-    files = [path] if path.suffix == ".pt" else [path, beside]
-    return {
-        "checkpoint": files_digest(files),
+    described = {
+        "checkpoint": model_digest(settings.checkpoint),
         "--weights": settings.weights or "student",
         "--tta": settings.tta,
         "--largest-component": settings.largest_component,
     }
+    if settings.ensemble:
+        described["--ensemble"] = [model_digest(path) for path in settings.ensemble]
+    if settings.dropout_passes:
+        described["--dropout-passes"] = settings.dropout_passes
+    return described
+
+
+def model_digest(
+    checkpoint: Path,
+) -> str:
+    "What tells two models apart: the content of their files."
+    path = find_model_file(checkpoint)
+    beside = path.with_name("config.json")
+    return files_digest([path] if path.suffix == ".pt" else [path, beside])
+
+
+def load_models(
+    settings: Prediction,
+) -> tuple[list[torch.nn.Module], TrainConfig]:  # networks; settings of the first
+    "All networks. Raises `InputError` where they do not take the same scans."
+    device = pick_device(settings.device)
+    models, configs = [], []
+    for path in (settings.checkpoint, *settings.ensemble):
+        model, config = load_model(path, device, settings.weights)
+        models.append(model)
+        configs.append(config)
+        for name in ("classes", "channels", "spacing", "orientation"):
+            one, other = getattr(configs[0], name), getattr(config, name)
+            if one != other:
+                raise InputError(
+                    f"--ensemble {path}: was trained with {name} {other}, "
+                    f"{settings.checkpoint} with {one}; take networks of one set of scans"
+                )
+    return models, configs[0]
 
 
 def plan_outputs(
@@ -265,7 +306,9 @@ def plan_outputs(
 def check_folders(
     settings: Prediction,
 ) -> None:
-    "Raises `InputError` for a folder of annotations that is none."
+    "Raises `InputError` for a folder of annotations that is none, and for a negative number."
+    if settings.dropout_passes < 0:
+        raise InputError(f"--dropout-passes {settings.dropout_passes}: give 0 or more")
     if settings.labels and not settings.labels.is_dir():
         raise InputError(
             f"{settings.labels}: no such folder; --labels takes a folder of annotations"
@@ -283,6 +326,32 @@ class Outcome:
     warned: dict[str, str] = dataclasses.field(default_factory=dict)  # subject -> warning
 
 
+def confidence_columns(
+    found: Segmentation,
+    uncertainty: bool,  # whether it is asked for
+) -> dict:  # agreement of several passes; uncertainty: mean entropy in the mask, "" without one
+    "Columns that say how far a mask can be believed, without an annotation."
+    columns = {} if found.agreement is None else {"agreement": found.agreement}
+    if uncertainty:
+        inside = found.classes > 0
+        entropy = margins_to_entropy(found.margins)
+        columns["uncertainty"] = float(entropy[inside].mean()) if inside.any() else ""
+    return columns
+
+
+def look_first(
+    rows: list[dict],  # of predictions.csv, of this call
+) -> str:  # one line; "" for fewer than three scans with several passes
+    "The scans whose passes agree least: a third of them, at most three."
+    known = sorted((row for row in rows if "agreement" in row), key=lambda row: row["agreement"])
+    if len(known) < 3:
+        return ""
+    worst = [
+        f"{row['id']} ({100 * row['agreement']:.0f} %)" for row in known[: min(3, len(known) // 3)]
+    ]
+    return f"look at these first, where the predictions agree least: {', '.join(worst)}"
+
+
 def row_line(
     row: dict,  # of predictions.csv
     notes: Sequence[str],  # what was done to the scan
@@ -296,6 +365,8 @@ def row_line(
         parts = [f"{name} {number.format(row[f'{name}_{unit}'])}" for name in names]
     if row["dice"] != "":
         parts.append(f"Dice {100 * row['dice']:.2f} %")
+    if "agreement" in row:
+        parts.append(f"agreement {100 * row['agreement']:.1f} %")
     line = f"{row['id']}: {', '.join(parts)}"
     return f"{line} ({'; '.join(notes)})" if notes else line
 
@@ -311,8 +382,8 @@ class Predictor:
         check_folders(settings)
         self.settings, self.progress = settings, progress
         self.model_entry = describe_model(settings)
-        device = pick_device(settings.device)
-        self.model, self.config = load_model(settings.checkpoint, device, settings.weights)
+        self.models, self.config = load_models(settings)
+        self.passes = Passes(settings.tta, settings.dropout_passes)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self.scans = find_scans(settings.scans, len(self.config.channels))
@@ -354,13 +425,14 @@ class Predictor:
         again = not self.settings.overwrite and scan.id in self.table.sources
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            options = self.settings.tta, self.settings.largest_component
-            found = segment_scan(scan, self.model, self.config, *options)
+            options = self.passes, self.settings.largest_component
+            found = segment_scan(scan, self.models, self.config, *options)
             labelled = attach_label(found.volume, label, self.config)
         self.warn_once(found.volume)
         if self.settings.labels and labelled.label is None:
             self.outcome.unlabeled.append(scan.id)
         row = summary_row(labelled, found.classes, self.config.classes)
+        row |= confidence_columns(found, self.settings.uncertainty)
         self.write(found, row, entry)
         remarks = [str(warning.message) for warning in caught]
         if again:
@@ -423,6 +495,8 @@ def print_outcome(
     if outcome.unlabeled:
         names = ", ".join(outcome.unlabeled)
         print(f"lgermt.predict: no label in {settings.labels} for {names}", file=sys.stderr)
+    if first := look_first(outcome.rows):
+        print(first)
     print(f"masks in {settings.out}")
     for case, why in outcome.refused.items():
         print(f"lgermt.predict: refused: {case}: {why}", file=sys.stderr)

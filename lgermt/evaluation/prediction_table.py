@@ -58,7 +58,7 @@ class PredictionTable:
         if entry is None:
             return
         before = entry["model"]
-        changed = [name for name in model if before.get(name) != model[name]]
+        changed = [n for n in {**before, **model} if before.get(n) != model.get(n)]
         if changed:
             raise InputError(
                 f"{self.folder}: the mask of {case} is there already, made with another "
