@@ -54,10 +54,10 @@ def metric_columns(
     "Metrics as the table names them: asd_voxel and hd95_voxel, asd_mm and hd95_mm."
     columns = {}
     for name, value in scores.items():
-        metric = METRICS.get(name.removesuffix("_mm"))
-        if metric:  # what is said of pieces stays with `evaluate`
-            in_voxels = metric.is_distance and name == metric.key
-            columns[f"{name}_voxel" if in_voxels else name] = value
+        if name in ("volume_ml", "largest_piece"):  # the first is the column ml
+            continue
+        in_voxels = name in METRICS and METRICS[name].is_distance
+        columns[f"{name}_voxel" if in_voxels else name] = value
     return columns
 
 
@@ -77,7 +77,7 @@ def summary_row(
         voxels = int(mask.sum())
         return {"voxels": voxels, "ml": "" if ml_per_voxel is None else voxels * ml_per_voxel}
 
-    row = {"id": volume.id, **size(classes > 0), **metric_columns(scores)}
+    row = {"id": volume.id, **size(classes > 0), **metric_columns(scores | {"id": volume.id})}
     if len(names) == 1:
         return row
     for number, name in enumerate(names, 1):
