@@ -70,8 +70,8 @@ lab: $(INSTALLED) ## JupyterLab on the lessons, beginning with a welcome page
 progress: $(INSTALLED) ## how many exercises of the lessons are solved
 	@$(BIN)/python -c 'from pathlib import Path; from lgermt.viz.exercise import progress_lines; print(*progress_lines(Path()), sep="\n")'
 
-app: $(INSTALLED) ## explorers and metrics lab as pages; RUN=runs/phantom shows what a run of yours learnt
-	RUN="$(if $(RUN),$(abspath $(RUN)))" OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" $(BIN)/python -m voila apps $(ARGS)
+app: $(INSTALLED) ## figures to move as pages; RUN=runs/phantom shows what a run of yours learnt
+	@START="$(PWD)" $(BIN)/python apps/start.py "$(RUN)" $(ARGS)
 
 docs: $(INSTALLED) ## all lessons and the API as pages that need no network, in _docs
 	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py _docs

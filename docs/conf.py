@@ -1,4 +1,6 @@
 # Read by Sphinx from the folder that build.py prepares. Nothing comes from the network.
+import re
+
 from docutils.nodes import SkipNode
 from fastcore.docments import docments
 from latex2mathml.converter import convert
@@ -10,6 +12,11 @@ nb_render_markdown_format = "myst"  # tables that a cell makes
 myst_enable_extensions = ["dollarmath", "amsmath"]
 html_theme = "furo"
 html_static_path = ["_static"]
+html_css_files = ["course.css"]
+html_js_files = ["course.js"]
+html_copy_source = False
+html_theme_options = {"navigation_with_keys": True}
+myst_heading_anchors = 4
 html_math_renderer = "mathml"
 html_title = "lgermt"
 autodoc_member_order = "bysource"
@@ -50,6 +57,7 @@ def arguments(app, what, name, symbol, options, lines):
         if text
     ]
     lines += ["", *rows] if rows else []
+    lines[:] = [re.sub(r"([*|])", r"\\\1", line) for line in lines]  # stars and bars as they are
 
 
 def setup(app):

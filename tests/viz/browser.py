@@ -61,9 +61,10 @@ def free_port():
 
 @contextmanager
 def server(module, folder, own, *arguments, **variables):
-    "Address of a Jupyter program that serves `folder`; its settings and log are in `own`."
+    "Address of a Jupyter program, a module or a script with its arguments, that serves `folder`."
     own.mkdir(parents=True, exist_ok=True)
     port = free_port()
+    program = ["-m", module] if isinstance(module, str) else module
     environment = {
         **os.environ,
         "JUPYTER_CONFIG_DIR": str(own),
@@ -76,7 +77,7 @@ def server(module, folder, own, *arguments, **variables):
     }
     with open(own / "server.log", "w") as log:
         running = subprocess.Popen(
-            [sys.executable, "-m", module, "--no-browser", f"--port={port}", *arguments],
+            [sys.executable, *program, "--no-browser", f"--port={port}", *arguments],
             cwd=folder,
             env=environment,
             stdout=log,
@@ -102,8 +103,8 @@ def server(module, folder, own, *arguments, **variables):
 
 
 @contextmanager
-def lab(folder, own):
-    "Address of a JupyterLab that renders cells outside the view too and asks nothing."
+def lab(folder, own, **plugins):
+    "Address of a JupyterLab that renders cells outside the view too; settings of its plugins."
     own.mkdir(parents=True, exist_ok=True)
     overrides = {
         "@jupyterlab/apputils-extension:notification": {
@@ -111,6 +112,7 @@ def lab(folder, own):
             "checkForUpdates": False,
         },
         "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+        **plugins,
     }
     (own / "overrides.json").write_text(json.dumps(overrides))
     with server(
