@@ -9,7 +9,7 @@ import pytest
 from browser import CHROMIUM, answers, server
 from helpers import ROOT
 
-from lgermt.data.phantom import write_phantoms
+from lgermt.data.datasets import write_phantoms
 
 pytestmark = [
     pytest.mark.slow,
