@@ -1,8 +1,8 @@
 """`make lessons`: runs notebooks in place and stores their outputs; `--stored` tidies them only.
 
 Widgets are removed, since only a running kernel can fill them. Every plotly figure gets a PNG
-beside it, for pages that show no plotly (needs Chromium). Where the file would grow too large,
-the PNG stays alone.
+beside it, for pages that show no plotly (needs Chromium), with an alternative text. Where the file
+would grow too large, the PNG stays alone.
 """
 
 import argparse
@@ -20,14 +20,11 @@ import kaleido
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
+from alternative_text import PLOTLY, PNG, describe, heading_of
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-WIDGET, PLOTLY, PNG = (
-    "application/vnd.jupyter.widget-view+json",
-    "application/vnd.plotly.v1+json",
-    "image/png",
-)
+WIDGET = "application/vnd.jupyter.widget-view+json"
 LIMIT = 290_000  # bytes of a notebook; tests/test_repository.py refuses 300_000
 
 
@@ -112,16 +109,33 @@ def text_of(notebook: dict) -> str:
     return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
+def figures_of(notebook: dict) -> list:  # of (output, heading of its section)
+    "The outputs that hold a figure or a picture."
+    found, heading = [], ""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            heading = heading_of("".join(cell["source"])) or heading
+        for output in cell.get("outputs", []):
+            if {PLOTLY, PNG} & set(output.get("data", {})):
+                found.append((output, heading))
+    return found
+
+
 def add_pictures(notebook: dict) -> None:
-    "A PNG beside every plotly figure; too large a file loses its heaviest figures. In place."
-    live = [
-        output["data"]
-        for cell in notebook["cells"]
-        for output in cell.get("outputs", [])
-        if PLOTLY in output.get("data", {})
-    ]
-    for data in live:
-        data[PNG] = picture(data[PLOTLY])
+    """A PNG beside every plotly figure, and what it shows in words, in place.
+
+    Too large a file loses its heaviest figures; their pictures stay.
+    """
+    live = []
+    for output, heading in figures_of(notebook):
+        data = output["data"]
+        about = output.setdefault("metadata", {}).setdefault(PNG, {})
+        if PLOTLY in data:
+            data[PNG] = picture(data[PLOTLY])
+            about["alt"] = describe(data[PLOTLY], heading)
+            live.append(data)
+        else:
+            about.setdefault("alt", f"Figure: {heading}.")
     live.sort(key=lambda data: len(json.dumps(data[PLOTLY])))
     while live and len(text_of(notebook).encode()) > LIMIT:
         del live.pop()[PLOTLY]

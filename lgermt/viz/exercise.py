@@ -93,7 +93,8 @@ def progress_lines(
     "How many exercises of each lesson are solved."
     solved = read_progress(folder)
     lines, done, total = [], 0, 0
-    for path in sorted(folder.glob("nbs/[0-9]*/*.ipynb")):
+    lessons = [*folder.glob("nbs/[0-9]*.ipynb"), *folder.glob("nbs/[0-9]*/*.ipynb")]
+    for path in sorted(lessons):
         cells = read_json(path)["cells"]
         text = "\n".join("".join(cell["source"]) for cell in cells)
         names = re.findall(r'\bexercise\(\s*"([^"]+)"', text)

@@ -1,20 +1,26 @@
 """The pictures that stand in notebooks for figures: greys stay grey, surfaces are whole."""
 
-import importlib.util
-
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from helpers import ROOT
 from plotly.subplots import make_subplots
 
 from lgermt.data.phantom import make_phantom
 from lgermt.viz.meshes import mask_mesh
 
 pytest.importorskip("kaleido", reason="kaleido is not installed")
-specification = importlib.util.spec_from_file_location("lessons", ROOT / "docs/lessons.py")
-lessons = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(lessons)
+import lessons  # noqa: E402
+from alternative_text import describe, heading_of  # noqa: E402
+
+
+def test_a_figure_is_described_by_title_axes_and_names():
+    figure = make_subplots(1, 2, subplot_titles=["left", "right"])
+    figure.add_scatter(x=[0], y=[0], name="student", row=1, col=1)
+    figure.update_layout(title="Loss<br><sup>per step</sup>", xaxis_title="step")
+    said = describe(figure.to_plotly_json(), "See it")
+    assert said == "Figure: Loss, per step. Labels: left, right. Axes: step. Shown: student."
+    assert describe({"data": [{}], "layout": {}}, "See it") == "Figure: See it."
+    assert heading_of("text\n\n## The *warm-up* of $\\alpha$\n") == "The warm-up of \\alpha"
 
 
 def test_greys_stay_grey_beside_many_colours():
