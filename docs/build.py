@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
 BESIDE = ("docs/conf.py", "docs/site/course.css", "docs/site/course.js")
 DOCUMENTS = ("CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "results/README.md")
+WIDTH = 800  # pixels of a figure that every page has room for
 APPS = ("volume_browser", "affinity_explorer", "self_information_explorer", "metrics_lab")
 # The lesson of a chapter whose figure stands on its card; else the first that has one.
 CARDS = {
@@ -105,8 +106,11 @@ def relinked(text: str, place: Place) -> str:
 
 def figure_html(figure: dict, script: str, said: str) -> str:
     "A plotly figure as HTML that says what it shows."
+    figure = pio.from_json(json.dumps(figure), skip_invalid=True)
+    if (figure.layout.width or 0) > WIDTH:
+        figure.layout.width = None  # as wide as the page
     drawn = pio.to_html(
-        pio.from_json(json.dumps(figure), skip_invalid=True),
+        figure,
         full_html=False,
         include_plotlyjs=script,
         config={"responsive": True, "displaylogo": False},

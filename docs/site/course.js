@@ -16,6 +16,12 @@ document.addEventListener("DOMContentLoaded", () => {
             show(!document.body.classList.contains("without-code")));
         title.after(button);
     }
+    // A figure is drawn before the page has its width.
+    const fit = new ResizeObserver((entries) => entries.forEach(({target}) => {
+        const plot = target.querySelector(".js-plotly-plot");
+        if (plot && window.Plotly) window.Plotly.Plots.resize(plot);
+    }));
+    document.querySelectorAll("div.figure").forEach((figure) => fit.observe(figure));
     const scrolled = "pre, .math-wrapper, .table-wrapper, div.cell_output, .figure, .toc-tree-container, .toc-scroll, .sidebar-scroll";
     for (const part of document.querySelectorAll(scrolled)) {
         if (part.scrollWidth > part.clientWidth || part.scrollHeight > part.clientHeight) {
