@@ -8,8 +8,7 @@ import re
 import pytest
 from helpers import ROOT
 
-LESSONS = [ROOT / "nbs/00_the_method.ipynb", *sorted((ROOT / "nbs").glob("[0-9]*/*.ipynb"))]
-PATH = [path for path in LESSONS if "## Summary" in path.read_text(encoding="utf-8")]
+PATH = [ROOT / "nbs/00_the_method.ipynb", *sorted((ROOT / "nbs").glob("[0-9]*/*.ipynb"))]
 
 
 def read_cells(path):
@@ -56,6 +55,14 @@ def test_a_lesson_asks_for_a_guess_an_answer_and_words(path):
     text = "\n".join(map(text_of, cells_of(path, "markdown")))
     assert len(re.findall(r"^\*\*In words\.\*\*", text, re.MULTILINE)) == 1
     assert text.count("<details>") == text.count("A model answer") == 1
+
+
+def test_every_exercise_has_its_own_name():
+    names = []
+    for path in PATH:
+        text = "\n".join(map(text_of, cells_of(path, "code")))
+        names += re.findall(r'\bexercise\(\s*"([^"]+)"', text)
+    assert len(names) > 100 and len(names) == len(set(names)), names
 
 
 @pytest.mark.parametrize("path", PATH, ids=lambda path: path.stem)
