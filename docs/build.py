@@ -149,13 +149,50 @@ def makers_of_controls() -> set:
     return makers - {"exercise_widget", "markdown_widget", "guess_controls"}
 
 
+def shown_maker(text: str, makers: set) -> str | None:
+    "The maker of the controls that a cell shows: it ends with the call, or with the call's name."
+    try:
+        statements = ast.parse(text).body
+    except SyntaxError:  # a magic command
+        return None
+    if not statements or not isinstance(statements[-1], ast.Expr):
+        return None
+    last = statements[-1].value
+    made = {
+        ast.unparse(statement.targets[0]): statement.value
+        for statement in statements
+        if isinstance(statement, ast.Assign)
+    }
+    call = made.get(ast.unparse(last), last)
+    name = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+    return name if name in makers else None
+
+
 def note_on_controls(text: str, makers: set) -> str:
-    "One line below a cell that makes controls; empty for others."
-    called = set(re.findall(r"^(?:\w+ = )?(\w+)\(", text, re.MULTILINE)) & makers
-    if not called:
+    "One line below a cell that shows controls; empty for others."
+    maker = shown_maker(text, makers)
+    if maker is None:
         return ""
-    app = ", or as an app with `make app`" if called & set(APPS) else ""
+    app = ", or as an app with `make app`" if maker in APPS else ""
     return f"*This figure has controls. They move in JupyterLab: `make lab`{app}.*"
+
+
+def merged_folds(cells: list) -> list:
+    "Neighbouring folds without outputs as one."
+    merged = []
+    for cell in cells:
+        fold = cell["metadata"].get("tags") == ["hide-input"] and not cell["outputs"]
+        before = merged[-1] if merged else None
+        if fold and before and before["metadata"].get("fold"):
+            before["source"] = before["source"].rstrip() + "\n\n\n" + cell["source"]
+            names = before["metadata"]["mystnb"]
+            if names != cell["metadata"]["mystnb"] and "Setup" not in names["code_prompt_show"]:
+                names.update(code_prompt_show="Show code", code_prompt_hide="Hide code")
+            continue
+        if fold:
+            cell = {**cell, "metadata": {**cell["metadata"], "fold": True}}
+        merged.append(cell)
+    return merged
 
 
 def markdown_cell(text: str) -> dict:
@@ -233,7 +270,7 @@ def page(notebook: dict, script: str, place: Place, makers: set) -> dict:
         cells.append(made)
         if note := note_on_controls(code_of(cell), makers):
             cells.append(markdown_cell(note))
-    return {**notebook, "cells": cells}
+    return {**notebook, "cells": merged_folds(cells)}
 
 
 def text_of(path: Path) -> str:
