@@ -162,7 +162,8 @@ def read_nifti(
 
     path = Path(path)
     check_file(path)
-    damaged = (*SITK_ERRORS, ValueError, KeyError, TypeError, HeaderDataError, WrapStructError)
+    damaged = (*SITK_ERRORS, ValueError, KeyError, TypeError, OverflowError)
+    damaged += (HeaderDataError, WrapStructError)
     with as_input_error(path, "NIfTI", damaged), nibabel_remarks_off():
         image = read_nifti_image(path)
         voxels = nifti_voxels(image, path)

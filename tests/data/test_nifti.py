@@ -123,3 +123,14 @@ def test_scaled_integers_of_any_byte_order(tmp_path, slope, offset, order):
     expected = slope * IMAGE + offset if scaled else IMAGE
     found, _ = read_and_list(tmp_path / "scan.nii")
     np.testing.assert_array_equal(found.image, expected)
+
+
+@pytest.mark.parametrize("place", [1e32, -1e32, np.inf, np.nan, 1e6])
+def test_voxels_that_begin_nowhere_are_refused(tmp_path, place):
+    path = tmp_path / "scan.nii"
+    write_scan(path, np.eye(4), 1, 1)
+    content = bytearray(path.read_bytes())
+    content[108:112] = np.float32(place).tobytes()  # vox_offset
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="scan.nii"):
+        read_scan(path)
