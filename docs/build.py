@@ -5,7 +5,6 @@
 
 import ast
 import base64
-import hashlib
 import html
 import io
 import json
@@ -17,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import plotly
@@ -27,7 +27,13 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
 BESIDE = ("docs/conf.py", "docs/site/course.css", "docs/site/course.js")
-DOCUMENTS = ("CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "results/README.md")
+DOCUMENTS = [
+    path.relative_to(ROOT).as_posix()
+    for folder in (".", "data", "docs", "results")
+    for path in sorted(ROOT.glob(f"{folder}/*.md"))
+    if path != ROOT / "README.md"  # the front page
+]
+NUMBERS = count()
 WIDTH = 800  # pixels of a figure that every page has room for
 APPS = ("volume_browser", "affinity_explorer", "self_information_explorer", "metrics_lab")
 # The lesson of a chapter whose figure stands on its card; else the first that has one.
@@ -75,7 +81,8 @@ class Place:
             if in_html:
                 return link
         elif not in_html:
-            page = page.removesuffix(".html") + aim.suffix
+            suffix = ".ipynb" if page == "index.html" else aim.suffix
+            page = page.removesuffix(".html") + suffix
         folder = Path(self.target).parent
         return Path(os.path.relpath(page, folder)).as_posix() + anchor
 
@@ -88,7 +95,7 @@ def slug(anchor: str) -> str:
 def page_of(path: Path) -> str:
     "The page of a file of the project; a file that has none stays beside the pages."
     name = path.as_posix()
-    if name == "index.ipynb":
+    if name in ("index.ipynb", "README.md"):
         return "index.html"
     if path.suffix == ".ipynb":
         return name.replace("nbs/", "lessons/", 1).removesuffix(".ipynb") + ".html"
@@ -197,8 +204,7 @@ def merged_folds(cells: list) -> list:
 
 def markdown_cell(text: str) -> dict:
     "A cell of a notebook."
-    name = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": text}
+    return {"cell_type": "markdown", "id": f"added-{next(NUMBERS)}", "metadata": {}, "source": text}
 
 
 def code_of(cell: dict) -> str:
