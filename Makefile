@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export PLOTLY_RENDERER ?= plotly_mimetype
 
-.PHONY: help install train check quick test trust lab progress app docs lessons readme pictures export clean
+.PHONY: help install train check quick test trust wheel lab progress app docs lessons readme pictures export clean
 .DELETE_ON_ERROR:
 
 help: ## these lines
@@ -62,6 +62,10 @@ test: $(INSTALLED) ## everything: every notebook, whole trainings, damaged files
 trust: $(INSTALLED) ## an hour: promises tried with new inputs, figures to results/trust.json
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trust]'
 	OMP_NUM_THREADS=1 PYTHONPATH=".:tests" $(BIN)/python tests/trust.py $(ARGS)
+
+wheel: $(INSTALLED) ## the package as dist/*.whl, the same bytes every time, with a list of tested packages
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trust]'
+	$(BIN)/python docs/wheel.py dist
 
 lab: $(INSTALLED) ## JupyterLab on the lessons, beginning with a welcome page
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/index.ipynb \

@@ -5,6 +5,8 @@ and leaves the others in the file. `--quick` shows in a minute or two that every
 """
 
 import argparse
+import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -213,6 +216,30 @@ def damage(size, seed):
     )
 
 
+def wheel(size, seed):
+    "The package, built twice, is the same wheel byte for byte, and lists what it was tested with."
+    specification = importlib.util.spec_from_file_location("wheel", ROOT / "docs/wheel.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    contents = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(2):
+            path = module.build(Path(folder) / str(number))
+            contents.append(path.read_bytes())
+        with zipfile.ZipFile(path) as archive:
+            (name,) = [name for name in archive.namelist() if name.endswith(".cdx.json")]
+            listed = len(json.loads(archive.read(name))["components"])
+    text = (ROOT / "requirements-hashed.txt").read_text(encoding="utf-8")
+    tested = len(re.findall(r"^[\w.-]+==", text, re.M))
+    same = contents[0] == contents[1]
+    return Figures(
+        "2 builds, a CycloneDX list of packages in each",
+        f"{'the same' if same else 'different'} bytes; {listed} of {tested} packages listed",
+        same and listed == tested,
+        {"sha256": hashlib.sha256(contents[0]).hexdigest(), "listed": listed, "tested": tested},
+    )
+
+
 def learned(out):
     "All that a run has learned: networks, optimisers, iteration."
     state = torch.load(out / "last.pt", weights_only=True)
@@ -297,7 +324,7 @@ def properties(size, seed):
 
 SECTIONS = {
     section.__name__: section
-    for section in (weights, metrics, properties, processes, mistakes, damage, kills)
+    for section in (weights, metrics, properties, processes, mistakes, damage, kills, wheel)
 }
 
 
