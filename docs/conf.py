@@ -19,6 +19,7 @@ html_theme_options = {"navigation_with_keys": True}
 myst_heading_anchors = 4
 html_math_renderer = "mathml"
 html_title = "lgermt"
+html_show_copyright = False
 autodoc_member_order = "bysource"
 suppress_warnings = [
     "myst",

@@ -38,6 +38,21 @@ def without_widgets(notebook: dict) -> None:
     notebook["metadata"].pop("widgets", None)
 
 
+def join_streams(notebook: dict) -> None:
+    "Lines that one cell prints after one another become one output, in place."
+    for cell in notebook["cells"]:
+        joined = []
+        for output in cell.get("outputs", []):
+            before = joined[-1] if joined else {}
+            same = output["output_type"] == before.get("output_type") == "stream"
+            if same and output["name"] == before["name"]:
+                before["text"] = [*before["text"], *output["text"]]
+            else:
+                joined.append(output)
+        if "outputs" in cell:
+            cell["outputs"] = joined
+
+
 def drawn(
     figure: go.Figure,
 ) -> np.ndarray:  # (height, width, 3) uint8
@@ -196,6 +211,7 @@ def main() -> None:
         subprocess.run([Path(sys.executable).parent / "nbdev_clean", "--fname", path], check=True)
         notebook = json.loads(path.read_text(encoding="utf-8"))
         without_widgets(notebook)
+        join_streams(notebook)
         add_pictures(notebook)
         path.write_text(text_of(notebook), encoding="utf-8")
         print(f"{path.name}: {path.stat().st_size // 1000} kB")

@@ -66,7 +66,7 @@ def voxel_to_world(
     volume: Volume,  # the scan
     index: tuple,  # voxel (i, j, k), whole or between voxels
 ) -> np.ndarray:  # (3,) mm
-    "x = o + R (s i), the centre of a voxel in the patient."
+    "o_i = o + R (h * i), the centre of voxel i in the patient."
     spacing, origin, direction = volume.geometry
     matrix = np.reshape(direction, (3, 3))
     return np.asarray(origin) + matrix @ (np.asarray(index, float) * spacing)
