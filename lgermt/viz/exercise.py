@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BATCH_VARIABLE', 'PROGRESS_FILE', 'is_batch', 'project_folder', 'read_progress', 'record_solved', 'progress_lines',
-           'number_fault', 'function_fault', 'Exercise', 'check_exercise', 'exercise', 'markdown_widget',
-           'answer_field', 'exercise_widget', 'guess_text', 'guess_controls', 'predict_first']
+           'number_fault', 'function_fault', 'option_as_code', 'Exercise', 'check_exercise', 'exercise',
+           'markdown_widget', 'answer_field', 'exercise_widget', 'guess_text', 'guess_controls', 'predict_first']
 
 # %% ../../nbs/handbook/exercise.ipynb #9155c338
 import math
@@ -143,6 +143,13 @@ def function_fault(
     return None
 
 # %% ../../nbs/handbook/exercise.ipynb #e3ed4852
+def option_as_code(
+    choice: str,  # Markdown
+) -> str:  # Markdown
+    "A choice whose command-line options are code: a page would join their two hyphens."
+    return choice if "`" in choice else re.sub(r"(?<!\S)--[a-z][\w-]*", r"`\g<0>`", choice)
+
+
 @dataclass
 class Exercise:
     "A question whose answer is checked. Made by `exercise`."
@@ -212,7 +219,7 @@ class Exercise:
     def static_text(self) -> str:  # Markdown
         "Question, hints and solution for a page without a kernel."
         parts = [f"**{self.name}.** {self.question}"]
-        parts += [f"- {choice}" for choice in self.choices]
+        parts += [f"- {option_as_code(choice)}" for choice in self.choices]
         for number, hint in enumerate(self.hints, 1):
             parts.append(f"<details><summary>Hint {number}</summary>\n\n{hint}\n\n</details>")
         parts.append(f"<details><summary>Solution</summary>\n\n{self.solution}\n\n</details>")
