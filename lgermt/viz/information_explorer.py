@@ -70,6 +70,8 @@ def add_maps(
     for column, values in enumerate(maps, 1):
         add_heatmap(figure, to_percent_int8(values), row, column, color, line)
         figure.update_xaxes(title="x (voxel)" if row == 3 else None, row=row, col=column)
+        figure.update_xaxes(showticklabels=row == 3, row=row, col=column)
+        figure.update_yaxes(showticklabels=column == 1, row=row, col=column)
     figure.update_yaxes(title=f"{name}<br>y (voxel)", row=row, col=1)
 
 
@@ -102,10 +104,10 @@ def self_information_figure(
         3,
         5,
         specs=[[{}] * 4 + [{"rowspan": 3}], *[[{}] * 4 + [None]] * 2],
-        column_titles=[*classes, "their sum", "entropy map x ln C", "entropy by distance"],
-        horizontal_spacing=0.03,
-        vertical_spacing=0.06,
-        column_widths=[1, 1, 1, 1, 1.1],
+        column_titles=[*classes, "their sum", "entropy x ln C", "by distance"],
+        horizontal_spacing=0.015,
+        vertical_spacing=0.03,
+        column_widths=[1, 1, 1, 1, 0.85],
     )
     line = contour(run.label[..., z].T)
     add_maps(figure, 1, student, "student", line)
