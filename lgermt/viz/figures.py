@@ -195,7 +195,8 @@ def curve_figure(
             line=dict(color=color, width=2),
         )
     scale = dict(title=y_title, exponentformat="power")
-    if log_y:
+    if log_y:  # plotly takes powers of ten for narrower than they are
+        scale |= dict(title=dict(text=y_title, standoff=12), automargin=True)
         scale |= dict(type="log", dtick=None if _within_a_decade(curves.values()) else 1)
     return style_figure(
         figure, showlegend=True, hovermode="x unified", xaxis_title=x_title, yaxis=scale
