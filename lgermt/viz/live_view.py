@@ -110,6 +110,7 @@ def live_figure(
     titles = ["terms before their weight", "Dice", f"slice z = {z}"]
     if len(classes) > 1:
         titles[1] += "<br><sup>black: mean of the classes; thin: student</sup>"
+        key = key.replace(", teacher", ",</sup><br><sup>teacher")
         titles[2] += f"<br><sup>{key}</sup>" if key else ""
     figure = make_subplots(1, 3, horizontal_spacing=0.09, subplot_titles=titles)
     positive = {}  # the axis is logarithmic
@@ -130,10 +131,12 @@ def live_figure(
     logarithmic = dict(type="log", exponentformat="power", dtick=1)
     figure.update_yaxes(title="value (no unit)", col=1, **logarithmic)
     figure.update_yaxes(title="Dice (0 to 1)", range=[0, 1], col=2)
-    style_figure(figure, height=450, margin=dict(l=60, r=10, t=90, b=100))
+    top = 90 if len(classes) == 1 else 120  # a title of three lines
+    height_of_legend = 1 + (top - 56) / 260  # the panels are 260 pixels high
+    style_figure(figure, height=360 + top, margin=dict(l=60, r=10, t=top, b=100))
     return figure.update_layout(
         legend=dict(orientation="h", x=0, xanchor="left", y=-0.24, yanchor="top"),
-        legend2=dict(orientation="h", x=1, xanchor="right", y=1.13, yanchor="bottom"),
+        legend2=dict(orientation="h", x=1, xanchor="right", y=height_of_legend, yanchor="bottom"),
     )
 
 # %% ../../nbs/05_training/05_live_view.ipynb #22061d38
