@@ -73,7 +73,10 @@ def one_line(
     for line in text.splitlines():
         without_rule = re.sub("-{3,}", "", line)
         lines.append(without_rule.strip("│╭╮╰╯─|+ "))
-    return " ".join(line for line in lines if line)
+    lines = [line for line in lines if line]
+    if len(lines) > 1 and lines[1].casefold().startswith(lines[0].casefold()):
+        del lines[0]  # the title of the box, which the complaint repeats
+    return " ".join(lines)
 
 
 def parse_args(
