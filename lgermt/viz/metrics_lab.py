@@ -212,10 +212,11 @@ def metrics_lab_figure(
     if np.any(mask):
         mesh = distance_mesh(mask, other, spacing, max(2, round(max(shape) / 60)), farthest / 3)
     figure.add_trace(mesh, row=2, col=2)
-    figure.data[-1].colorbar.update(y=0.36, len=0.72)
+    place = dict(x=0.78, len=0.44, y=-0.02, yanchor="top", title_side="top")
+    figure.data[-1].colorbar.update(orientation="h", **place)
     left = figure.layout.scene.domain.x[0]
     axes = {f"{name}axis": dict(title=f"{name} ({unit})", nticks=4) for name in "xyz"}
-    camera = dict(x=1.9, y=-1.9, z=1.2)
+    camera = dict(x=2.75, y=-2.75, z=1.7)
     return style_figure(
         figure,
         None,
