@@ -39,7 +39,7 @@ def mc_dropout_mean(
     passes: int = 8,  # n, teacher passes per patch
     batch_repeat: int = 2,  # passes per patch in one call; divides `passes`
 ) -> Tensor:  # (B, C, X, Y, Z) mean of the n predictions
-    "Mean prediction of UA-MT. Raises `ValueError` when `batch_repeat` does not divide `passes`."
+    "Mean prediction of UA-MT. Raises `ValueError` if `batch_repeat` does not divide `passes`."
     if passes < 1 or batch_repeat < 1 or passes % batch_repeat:
         raise ValueError(
             f"{passes} passes cannot be made {batch_repeat} at a time; "
