@@ -35,7 +35,7 @@ def mutual_consistency(
     other: Tensor,  # same shape, of the other
     temperature: float = 0.1,  # T, above 0; 1 leaves the probabilities as they are
 ) -> Tensor:  # 0-d float32, 0 to 2
-    "MC-Net: mean squared error of each decoder with the other's sharpened probabilities, added up."
+    "MC-Net: mean squared error of each decoder with the other's sharpened probabilities."
     logits, other = logits.float(), other.float()
     loss = F.mse_loss(logits.softmax(1), (other / temperature).softmax(1).detach())
     return loss + F.mse_loss(other.softmax(1), (logits / temperature).softmax(1).detach())
