@@ -128,7 +128,8 @@ def all_passes(
             with torch.random.fork_rng(devices=devices):
                 stream = seeded_generator(passes.seed, DROPOUT, number, repeat)
                 torch.manual_seed(stream.initial_seed())
-                yield pass_margins(dropping, scan, config)
+                margins = pass_margins(dropping, scan, config)
+            yield margins  # with the global generator put back
 
 
 def mean_agreement(
