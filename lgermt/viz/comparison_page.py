@@ -16,8 +16,8 @@ from plotly.offline import get_plotlyjs
 from ..evaluation.metrics import METRICS
 from lgermt.evaluation.statistics import (
     ABLATION_METHODS,
-    TABLE_HEADINGS,
     describe_protocol,
+    filled_columns,
     row_title,
     summarize_runs,
     table_cells,
@@ -118,10 +118,11 @@ def head_html(
     results: list[dict],  # of `read_results`
 ) -> str:
     "The table of the comparison, and its protocol."
-    heading = "".join(f"<th>{escape(title)}</th>" for title in TABLE_HEADINGS)
+    rows = filled_columns([table_cells(row) for row in summarize_runs(results)])
+    heading = "".join(f"<th>{escape(title)}</th>" for title in rows[0])
     lines = []
-    for row in summarize_runs(results):
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in table_cells(row))
+    for row in rows:
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row.values())
         lines.append(f"<tr>{cells}</tr>")
     table = TABLE_HTML.format(head=f"<tr>{heading}</tr>", cases="".join(lines), summary="")
     return HEAD_HTML.format(protocol=escape(describe_protocol(results)), table=table)
