@@ -6,8 +6,8 @@
 __all__ = ['REFERENCE_METHOD', 'PAPER_RESULTS', 'LEFT_ALIGNED', 'ABLATION_METHODS', 'wilcoxon_test', 'read_results', 'row_title',
            'scores_per_case', 'over_seeds', 'summarize_method', 'dice_of_shared_scans', 'compare_rows',
            'summarize_runs', 'metric_cells', 'comparison_cells', 'table_cells', 'class_cells', 'filled_columns',
-           'network_note', 'describe_protocol', 'markdown_table', 'markdown_lines', 'latex_line', 'latex_table',
-           'latex_lines']
+           'network_note', 'comparison_note', 'describe_protocol', 'markdown_table', 'markdown_lines', 'latex_line',
+           'latex_table', 'latex_lines']
 
 # %% ../../nbs/handbook/statistics.ipynb #0b04939d
 from collections.abc import Sequence
@@ -273,6 +273,27 @@ def network_note(
     return f"Network: {MODELS[network].title}, also in the row V-Net, which uses labels alone. "
 
 
+def comparison_note(
+    results: list[dict],  # of `read_results`
+) -> str:  # sentences; none where no two rows have the same annotations
+    "What the columns that compare rows mean."
+    groups = {}
+    for result in results:
+        groups.setdefault(result["settings"]["labeled"], set()).add(result["method"])
+    compared = [methods for methods in groups.values() if len(methods) > 1]
+    note = ""
+    if any(REFERENCE_METHOD in methods for methods in compared):
+        note += (
+            "difference: points of Dice against LG-ER-MT with the same annotations, with a "
+            "bootstrap interval over scans and seeds, which is too narrow where there are few "
+            "seeds. p and effect: Wilcoxon's signed-rank test of each scan's Dice, Holm: corrected "
+            "for all rows with the same annotations; effect 1: LG-ER-MT better on every scan. "
+        )
+    if compared:
+        note += "places: of the row among those with the same annotations, in 95 % of the draws. "
+    return note
+
+
 def describe_protocol(
     results: list[dict],  # of `read_results`
 ) -> str:  # some sentences
@@ -296,11 +317,7 @@ def describe_protocol(
         f"{network_note(settings.get('network', 'vnet'))}"
         f"Protocol: last iteration, student, no post-processing. {of_classes}"
         f"Seeds {' '.join(map(str, seeds))}: mean ± standard deviation over seeds. "
-        "difference: points of Dice against LG-ER-MT with the same annotations, with a bootstrap "
-        "interval over scans and seeds, which is too narrow where there are few seeds. "
-        "p and effect: Wilcoxon's signed-rank test of each scan's Dice, Holm: corrected for all "
-        "rows with the same annotations; effect 1: LG-ER-MT better on every scan. "
-        "places: of the row among those with the same annotations, in 95 % of the draws. "
+        f"{comparison_note(results)}"
         f"min: minutes of training{on_machines}."
     )
 
