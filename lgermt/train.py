@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['load_volumes', 'describe_data', 'make_patch_sampler', 'SignalGuard', 'TrainingError', 'RunLog', 'is_due',
-           'to_finite_floats', 'log_step', 'save_synced_checkpoint', 'training_loop', 'lock_run', 'run',
+           'to_finite_floats', 'log_step', 'look', 'save_synced_checkpoint', 'training_loop', 'lock_run', 'run',
            'init_run_folder', 'write_report', 'exit_on_failed_training', 'main']
 
 # %% ../nbs/05_training/04_train.ipynb #dad27716
@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ from lgermt.data.datasets import (
 from .data.patches import PatchSampler, TwoStreamSampler, check_divisible
 from .data.volume import Volume
 from .evaluation.scoring import format_scores, score_network
+from .evaluation.validation import choose_scans, validation_dice
 from .models.registry import title_with_network
 from lgermt.training.checkpoint import (
     check_run_folder,
@@ -186,6 +187,10 @@ class RunLog:
         for name, value in entry.items():
             self.board.add_scalar(name, value, iteration)
 
+    def leave_out(self, seconds: float) -> None:
+        "Time since the last entry that is no training."
+        self.last_time += seconds
+
     def __enter__(self):
         return self
 
@@ -233,6 +238,20 @@ def log_step(
     bar.set_postfix(shown, refresh=False)
 
 
+def look(
+    trainer: Trainer,
+    scans: list[Volume],  # of `choose_scans`
+    log: RunLog | None,  # of rank 0
+) -> dict[str, float]:  # validation_dice, 0 to 1
+    "The student's Dice in the middle of a run. It changes nothing and is not timed as training."
+    began = time.perf_counter()
+    sync_buffers([trainer.student])
+    found = {"validation_dice": validation_dice(trainer.student, scans, trainer.config)}
+    if log:
+        log.leave_out(time.perf_counter() - began)
+    return found
+
+
 def save_synced_checkpoint(
     path: Path,  # last.pt
     trainer: Trainer,
@@ -257,6 +276,7 @@ def training_loop(
     progress: bool = True,  # whether to show a bar
     callback: Callable | None = None,  # of (done, losses, trainer), after every step; true: stop
     data: dict | None = None,  # of `describe_data`, for the checkpoint
+    scans: Sequence[Volume] = (),  # of `choose_scans`
 ) -> list[dict]:  # entries of the log; none on ranks above 0
     "The loop: batch, step, log, checkpoint. Raises `TrainingError`; `KeyboardInterrupt` on a stop."
     config, last = trainer.config, trainer.config.out / "last.pt"
@@ -273,11 +293,14 @@ def training_loop(
             if callback and callback(done, losses, trainer):
                 guard.signal = signal.SIGINT
             stopping = any_rank(guard.signal)
-            logging = is_due(done, config.log_every, config.iterations)
+            looking = bool(scans) and is_due(done, config.validate_every, config.iterations)
+            logging = looking or is_due(done, config.log_every, config.iterations)
             saving = stopping or is_due(done, config.checkpoint_every, config.iterations)
             if logging or saving or trainer.device.type == "cpu":
                 losses = to_finite_floats(losses, done, names, last)
             bar.update()
+            if looking:
+                losses |= look(trainer, scans, log)
             if logging and log:
                 log_step(log, bar, trainer, iteration, losses)
             if saving:
@@ -318,6 +341,7 @@ def run(
         state = check_run_folder(config)
         split, training, scored = load_volumes(config)
         data = describe_data(split, training, scored)
+        scans = choose_scans(config, scored)
         if state:
             check_same_data(state, data["data_fingerprint"], config.out / "last.pt")
         barrier()
@@ -334,7 +358,7 @@ def run(
             print(describe_run(facts), flush=True)
             callback = StepTimer(trainer, start, callback)
         began = time.perf_counter()
-        log = training_loop(trainer, patches, start, progress, callback, data)
+        log = training_loop(trainer, patches, start, progress, callback, data, scans)
         seconds = round(time.perf_counter() - began, 1)
         if not scored:
             return None

@@ -358,6 +358,7 @@ RESUMABLE_CHANGES = (  # settings that may change between start and resume
     "out",
     "device",
     "log_every",
+    "validate_every",
     "checkpoint_every",
     "sync_batchnorm",
 )

@@ -119,6 +119,8 @@ class TrainConfig:
     "Stride of the sliding window when scoring; never more than the patch."
     log_every: int = 10
     "Iterations between lines of log.jsonl."
+    validate_every: int = 0
+    "Iterations between looks at a few scored scans, for a curve; 0: none."
     checkpoint_every: int = 500
     "Iterations between writings of last.pt."
     sync_batchnorm: Flag = False
@@ -178,6 +180,7 @@ RANGES = {  # setting -> least value, and the value it must stay below
     "noise": (0, math.inf),
     "dropout": (0, 1),
     "log_every": (1, math.inf),
+    "validate_every": (0, math.inf),
     "checkpoint_every": (1, math.inf),
 }
 MAX_PATCH_VOXELS = 2**27  # 512 x 512 x 512

@@ -307,7 +307,7 @@ def test_a_mistake_in_a_list_is_one_line(scans, tmp_path, name, content, says):
 NOT_NEGATIVE = [
     *("labeled", "hold-out", "iterations", "base-channels", "batch-size", "labeled-batch-size"),
     *("seed", "learning-rate", "local.size", "local.blocks", "ema-decay", "noise", "dropout"),
-    *("log-every", "checkpoint-every"),
+    *("log-every", "validate-every", "checkpoint-every"),
 ]
 
 

@@ -19,7 +19,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 # Group norm: instance norm over a bottleneck of 4 voxels amplifies rounding.
 SHORT = [
     *("--iterations", 5, "--checkpoint-every", 2),
-    *("--precision", "fp32", "--norm", "group"),
+    *("--precision", "fp32", "--norm", "group", "--validate-every", 4),
 ]
 FEW = [*TINY, *SHORT]
 
@@ -80,8 +80,16 @@ def assert_close_runs(one, other):
     actual, expected = (json.loads((out / "metrics.json").read_text()) for out in (other, one))
     assert [case["id"] for case in actual["cases"]] == [case["id"] for case in expected["cases"]]
     assert actual["mean"]["dice"] == pytest.approx(expected["mean"]["dice"], abs=0.01)
-    lines = (other / "log.jsonl").read_text().splitlines()
-    assert [json.loads(line)["iteration"] for line in lines] == [2, 4, 5]
+    logs = []
+    for out in (one, other):
+        lines = (out / "log.jsonl").read_text().splitlines()
+        logs.append([json.loads(line) for line in lines])
+    assert [entry["iteration"] for entry in logs[1]] == [2, 4, 5]
+    for before, now in zip(*logs):  # looks after the fourth and the last iteration
+        assert ("validation_dice" in now) == (now["iteration"] != 2)
+        assert now.get("validation_dice", 0) == pytest.approx(
+            before.get("validation_dice", 0), abs=0.01
+        )
 
 
 def test_stopped_on_two_processes_and_resumed_by_one(scans, uninterrupted, tmp_path):
