@@ -1,0 +1,110 @@
+"""Rows of `results/search2/candidates.py`: each trains, and learns from unannotated patches."""
+
+import pytest
+import torch
+from helpers import ROOT
+
+from lgermt.losses.terms import StepContext
+from lgermt.losses.weak_to_strong import soft_ce_dice_loss
+from lgermt.training.config import TrainConfig, resolve_config
+from lgermt.training.methods import METHODS
+from lgermt.training.plugins import load_plugin
+from lgermt.training.trainer import Trainer
+
+PLUGIN = ROOT / "results/search2/candidates.py"
+ROWS = (
+    "two-views",
+    "sure-voxels",
+    "soft-cutmix",
+    "shifted-crops",
+    "structure-on-views",
+    "more-unannotated",
+    "soft-cps",
+    "disputed",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def candidates():
+    "The methods with the rows of the plugin, and without them afterwards."
+    before = dict(METHODS)
+    load_plugin(PLUGIN)
+    assert set(METHODS) - set(before) == set(ROWS)
+    yield
+    for name in ROWS:
+        METHODS.pop(name)
+
+
+def make_trainer(method, out):
+    config = TrainConfig(
+        data="phantom",
+        out=out,
+        plugin=str(PLUGIN),
+        method=method,
+        patch=(48, 48, 16) if method == "shifted-crops" else (32, 32, 16),
+        base_channels=2,
+        batch_size=4,
+        labeled_batch_size=2,
+        iterations=2,
+        device="cpu",
+        precision="fp32",
+    )
+    return Trainer(resolve_config(config))
+
+
+def make_batch(config, unannotated_seed):
+    "Annotated patches that are always the same, and unannotated ones of a seed; a bright cube."
+    labels = torch.zeros(config.batch_size, *config.patch, dtype=torch.int64)
+    labels[:, 10:22, 10:22, 4:12] = 1
+    noise = torch.randn(labels.shape, generator=torch.Generator().manual_seed(0))
+    count = config.labeled_batch_size
+    others = torch.Generator().manual_seed(unannotated_seed)
+    noise[count:] = torch.randn(noise[count:].shape, generator=others)
+    return (2 * labels + noise).unsqueeze(1), labels[:count]
+
+
+def train(trainer, unannotated_seed):
+    for iteration in range(2):
+        losses = trainer.step(*make_batch(trainer.config, unannotated_seed), iteration)
+    return losses
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_a_candidate_learns_from_unannotated_patches(method, tmp_path):
+    one, other = make_trainer(method, tmp_path), make_trainer(method, tmp_path)
+    assert one.config.augmentation == "both" and one.config.optimizer == "adamw"
+    losses = train(one, 1)
+    assert losses.keys() == {"loss", *(term.name for term in METHODS[method].all_terms)}
+    assert all(value.isfinite() for value in losses.values())
+    train(other, 2)
+    first, second = one.student.state_dict(), other.student.state_dict()
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_overlap_of_shifted_crops_is_the_same_place():
+    "Student and teacher that return the grey values themselves agree on the overlap."
+    images = torch.linspace(-1, 1, 64 * 64 * 16).reshape(1, 1, 64, 64, 16)
+    crops = [images[:, :, 16:, 16:], images[:, :, :-16, :-16]]
+    shown = []
+
+    def logits(seen):
+        "Two classes whose logits differ by the grey value."
+        return torch.cat([-seen, seen], 1)
+
+    def probabilities(seen):
+        shown.append(seen)
+        return logits(seen).softmax(1)
+
+    step = StepContext(
+        images,
+        torch.zeros(0, 64, 64, 16),
+        generator=torch.Generator().manual_seed(0),
+        perturb=lambda view: crops[len(shown)],  # the crop itself, not its strong view
+        student=logits,
+        teacher=probabilities,
+    )
+    term = next(term for term in METHODS["shifted-crops"].terms if term.name == "shifted")
+    loss = term.loss(step)
+    assert torch.equal(shown[0], crops[1]) and torch.equal(shown[1], crops[0])
+    overlap = logits(images[:, :, 16:-16, 16:-16])
+    torch.testing.assert_close(loss, soft_ce_dice_loss(overlap, overlap.softmax(1)))
