@@ -30,6 +30,7 @@ from .data.labels import map_labels
 from .data.scan_inputs import ScanFiles, find_scans
 from .data.surface import extract_surface, write_stl
 from .data.volume import Volume, same_voxels_on
+from .evaluation.localizer import LOCALIZER_WEIGHTS, load_localizer
 from .evaluation.margins import Passes, margins_to_entropy, margins_to_probabilities
 from .evaluation.metrics import METRICS
 from .evaluation.model_frame import unknown_frame
@@ -157,6 +158,8 @@ class Prediction:
     "Keep the largest connected piece of every class."
     ensemble: tuple[Path, ...] = ()
     "Further checkpoints: the mean of all networks is taken. Another option has to follow."
+    whole_scan: Flag = False
+    "Search the whole scan, also where the checkpoint's localizer could find the box."
     dropout_passes: int = 0
     "So many predictions more with dropout on, per network; the mean is taken."
     uncertainty: Flag = False
@@ -249,6 +252,8 @@ def describe_model(
         described["--ensemble"] = [model_digest(path) for path in settings.ensemble]
     if settings.dropout_passes:
         described["--dropout-passes"] = settings.dropout_passes
+    if settings.whole_scan:
+        described["--whole-scan"] = True
     return described
 
 
@@ -257,8 +262,10 @@ def model_digest(
 ) -> str:
     "What tells two models apart: the content of their files."
     path = find_model_file(checkpoint)
-    beside = path.with_name("config.json")
-    return files_digest([path] if path.suffix == ".pt" else [path, beside])
+    if path.suffix == ".pt":
+        return files_digest([path])
+    beside = [path.with_name(name) for name in ("config.json", LOCALIZER_WEIGHTS)]
+    return files_digest([path, *(file for file in beside if file.exists())])
 
 
 def load_models(
@@ -383,6 +390,9 @@ class Predictor:
         self.settings, self.progress = settings, progress
         self.model_entry = describe_model(settings)
         self.models, self.config = load_models(settings)
+        self.localizer = None
+        if not settings.whole_scan:
+            self.localizer = load_localizer(settings.checkpoint, pick_device(settings.device))
         self.passes = Passes(settings.tta, settings.dropout_passes)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -425,7 +435,7 @@ class Predictor:
         again = not self.settings.overwrite and scan.id in self.table.sources
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            options = self.passes, self.settings.largest_component
+            options = self.passes, self.settings.largest_component, self.localizer
             found = segment_scan(scan, self.models, self.config, *options)
             labelled = attach_label(found.volume, label, self.config)
         self.warn_once(found.volume)

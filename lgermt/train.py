@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['load_volumes', 'describe_data', 'make_patch_sampler', 'SignalGuard', 'TrainingError', 'RunLog', 'is_due',
-           'to_finite_floats', 'log_step', 'look', 'save_synced_checkpoint', 'training_loop', 'lock_run', 'run',
-           'init_run_folder', 'write_report', 'exit_on_failed_training', 'main']
+           'to_finite_floats', 'log_step', 'look', 'save_synced_checkpoint', 'training_loop', 'lock_run',
+           'with_localizer', 'run', 'init_run_folder', 'write_report', 'exit_on_failed_training', 'main']
 
 # %% ../nbs/05_training/04_train.ipynb #dad27716
 import contextlib
@@ -35,6 +35,7 @@ from lgermt.data.datasets import (
 )
 from .data.patches import PatchSampler, TwoStreamSampler, check_divisible
 from .data.volume import Volume
+from .evaluation.located_set import further_annotations, set_localizer
 from .evaluation.scoring import format_scores, score_network
 from .evaluation.validation import choose_scans, validation_dice
 from .models.registry import title_with_network
@@ -256,7 +257,7 @@ def save_synced_checkpoint(
     path: Path,  # last.pt
     trainer: Trainer,
     done: int,  # iterations done
-    data: dict | None = None,  # of `describe_data`
+    data: dict | None = None,  # of `with_localizer`
 ) -> None:
     "Rank 0 writes a checkpoint. Raises `RuntimeError` when the processes' weights differ."
     networks = [trainer.student, *trainer.networks.values()]
@@ -275,7 +276,7 @@ def training_loop(
     start: int = 0,  # iterations done already
     progress: bool = True,  # whether to show a bar
     callback: Callable | None = None,  # of (done, losses, trainer), after every step; true: stop
-    data: dict | None = None,  # of `describe_data`, for the checkpoint
+    data: dict | None = None,  # of `with_localizer`, for the checkpoint
     scans: Sequence[Volume] = (),  # of `choose_scans`
 ) -> list[dict]:  # entries of the log; none on ranks above 0
     "The loop: batch, step, log, checkpoint. Raises `TrainingError`; `KeyboardInterrupt` on a stop."
@@ -330,6 +331,16 @@ def lock_run(
         yield
 
 
+def with_localizer(
+    data: dict,  # of `describe_data`
+    config: TrainConfig,  # resolved settings
+    state: dict | None,  # the checkpoint to go on from, if any
+) -> dict:  # the same, and the localizer of the set where it has one
+    "What a checkpoint says of its data. A resumed run keeps its localizer. Raises `InputError`."
+    localizer = state.get("localizer") if state else set_localizer(config.data)
+    return data | {"localizer": localizer} if localizer else data
+
+
 def run(
     config: TrainConfig,  # settings as given
     progress: bool = True,  # whether to show bars
@@ -350,15 +361,17 @@ def run(
         patches = make_patch_sampler(config, training, trainer.device)
         if state:
             resume(trainer, state, config.out / "last.pt")
+        kept = with_localizer(data, config, state)
         if rank() == 0:
             init_run_folder(config, data, fresh=not state)
         start = state["iteration"] if state else 0
         facts = run_facts(trainer, split, training)
         if progress and rank() == 0:
-            print(describe_run(facts), flush=True)
+            remarks = further_annotations(kept.get("localizer"), split.labeled)
+            print(describe_run(facts), *remarks, sep="\n", flush=True)
             callback = StepTimer(trainer, start, callback)
         began = time.perf_counter()
-        log = training_loop(trainer, patches, start, progress, callback, data, scans)
+        log = training_loop(trainer, patches, start, progress, callback, kept, scans)
         seconds = round(time.perf_counter() - began, 1)
         if not scored:
             return None

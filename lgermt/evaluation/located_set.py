@@ -6,7 +6,7 @@
 __all__ = ['LEAST_RECALL', 'stored_localizer', 'localizer_digest', 'scored_scans', 'train_set_localizer', 'set_localizer',
            'further_annotations', 'share_inside', 'describe_recall', 'describe_located']
 
-# %% ../../nbs/handbook/located_set.ipynb #14be44a1
+# %% ../../nbs/handbook/located_set.ipynb #3275d8d0
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ from lgermt.evaluation.localizer import (
 from ..training.checkpoint import load_checkpoint
 from ..utils.errors import InputError
 
-# %% ../../nbs/handbook/located_set.ipynb #0d3ab01a
+# %% ../../nbs/handbook/located_set.ipynb #266b2bec
 def stored_localizer(
     out: Path,  # folder of the set
 ) -> Localizer | None:
@@ -75,7 +75,7 @@ def train_set_localizer(
     save_localizer(out / LOCALIZER_FILE, localizer)
     return load_localizer(out / LOCALIZER_FILE)
 
-# %% ../../nbs/handbook/located_set.ipynb #9258b9aa
+# %% ../../nbs/handbook/located_set.ipynb #2628f09d
 def set_localizer(
     data: str | Path,  # folder of a set, or a word for phantoms
 ) -> dict | None:  # of `localizer_state`; None for a set that was not cropped by a localizer
@@ -96,21 +96,19 @@ def set_localizer(
 def further_annotations(
     state: dict | None,  # of `set_localizer`
     annotated: Collection[str],  # IDs of the annotated scans of a run
-) -> str:  # a remark; "" where there is nothing to remark
+) -> list[str]:  # a line, or none
     "Whether a localizer was trained with annotations that a run does not use."
-    if state is None:
-        return ""
-    trained = state["scans"]["labeled"]
+    trained = state["scans"]["labeled"] if state else []
     others = [case for case in trained if case not in annotated]
     if not others:
-        return ""
-    return (
-        f"the localizer of this set was trained with {len(trained)} annotated scans, and "
-        f"{len(others)} of them are not annotated in this run: prepare the set with "
-        f"--labeled {len(annotated)} where the number of annotations counts"
-    )
+        return []
+    return [
+        f"\nWARNING: the localizer of this set was trained with {len(trained)} annotated scans, "
+        f"{len(others)} of them not among the annotated ones of this run: where their number "
+        f"counts, prepare the scans with --labeled {len(annotated)}"
+    ]
 
-# %% ../../nbs/handbook/located_set.ipynb #3c49c315
+# %% ../../nbs/handbook/located_set.ipynb #8247a6eb
 def share_inside(
     stored: Volume,  # the whole scan with its label
     cropped: Volume,  # the part that was kept
@@ -135,8 +133,9 @@ def describe_recall(
         return []
     worst = min(known, key=known.get)
     mean = 100 * np.mean(list(known.values()))
+    count = f"{len(known)} scan{'s' * (len(known) > 1)}"
     line = (
-        f"boxes: {mean:.2f} % of the annotated voxels of {len(known)} scans to score lie inside; "
+        f"boxes: {mean:.2f} % of the annotated voxels of {count} to score lie inside; "
         f"worst: {worst}, {100 * known[worst]:.2f} %"
     )
     if known[worst] >= LEAST_RECALL:
