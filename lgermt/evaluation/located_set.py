@@ -6,7 +6,7 @@
 __all__ = ['LEAST_RECALL', 'stored_localizer', 'localizer_digest', 'scored_scans', 'train_set_localizer', 'set_localizer',
            'further_annotations', 'share_inside', 'describe_recall', 'describe_located']
 
-# %% ../../nbs/handbook/located_set.ipynb #3275d8d0
+# %% ../../nbs/handbook/located_set.ipynb #a7cf1425
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ from lgermt.evaluation.localizer import (
 from ..training.checkpoint import load_checkpoint
 from ..utils.errors import InputError
 
-# %% ../../nbs/handbook/located_set.ipynb #266b2bec
+# %% ../../nbs/handbook/located_set.ipynb #47d980ec
 def stored_localizer(
     out: Path,  # folder of the set
 ) -> Localizer | None:
@@ -75,7 +75,7 @@ def train_set_localizer(
     save_localizer(out / LOCALIZER_FILE, localizer)
     return load_localizer(out / LOCALIZER_FILE)
 
-# %% ../../nbs/handbook/located_set.ipynb #2628f09d
+# %% ../../nbs/handbook/located_set.ipynb #61213c1c
 def set_localizer(
     data: str | Path,  # folder of a set, or a word for phantoms
 ) -> dict | None:  # of `localizer_state`; None for a set that was not cropped by a localizer
@@ -103,12 +103,12 @@ def further_annotations(
     if not others:
         return []
     return [
-        f"\nWARNING: the localizer of this set was trained with {len(trained)} annotated scans, "
+        f"WARNING: the localizer of this set was trained with {len(trained)} annotated scans, "
         f"{len(others)} of them not among the annotated ones of this run: where their number "
         f"counts, prepare the scans with --labeled {len(annotated)}"
     ]
 
-# %% ../../nbs/handbook/located_set.ipynb #8247a6eb
+# %% ../../nbs/handbook/located_set.ipynb #94875e39
 def share_inside(
     stored: Volume,  # the whole scan with its label
     cropped: Volume,  # the part that was kept
