@@ -19,6 +19,7 @@ import torch
 
 from .models.registry import build_model
 from .training.config import TrainConfig, resolve_config
+from .training.precision import describe_convolutions
 from .utils.cli import exit_on_user_error, parse_args
 from .utils.environment import cpu_name, pick_device, pick_precision
 from .utils.errors import InputError
@@ -154,9 +155,17 @@ def diagnose(
     "What a training depends on here. Raises `InputError` for settings that cannot work."
     config = resolve_config(config)
     device = pick_device(config.device)
+    dtype = pick_precision(config.precision, device)
     needed, precision = estimate_step_memory(config), "float32"
-    if pick_precision(config.precision, device) is not None:
+    if dtype is not None:
         needed, precision = needed / 2, "bfloat16 (multiplied in hardware here)"
+    memory = describe_memory(needed, device_memory(device))
+    convolutions = "not compared: memory would run out"
+    if "too much" not in memory:
+        network = build_model(config).to(device)
+        convolutions = describe_convolutions(network, config, device, dtype)
+    with torch.device("meta"):  # has no contents
+        network = build_model(config)
     widgets = "; ".join(widget_problems()) or (
         "both halves are there; if a figure does not move, reload the page and choose "
         "this environment's kernel"
@@ -169,10 +178,11 @@ def diagnose(
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "GPU": describe_gpus(),
         "device": f"{device} would be used, with {precision}",
-        "network": describe_network(build_model(config)),
+        "convolutions": convolutions,
+        "network": describe_network(network),
         "settings": f"{config.method}, patch {' x '.join(map(str, config.patch))}, "
         f"batch {config.batch_size}, {config.base_channels} channels, {config.norm} norm",
-        "memory": describe_memory(needed, device_memory(device)),
+        "memory": memory,
         "widgets": widgets,
     }
 
@@ -207,7 +217,7 @@ def main(
             raise InputError(f"{settings.data}: no such folder; --data takes a prepared set")
         config = TrainConfig(out=Path("none"), **vars(settings))
         for title, text in diagnose(config).items():
-            print(f"{title:<13}{text}")
+            print(f"{title:<14}{text}")
 
 # %% ../nbs/handbook/doctor.ipynb #2db0f120
 if __name__ == "__main__" and "__file__" in globals():

@@ -67,6 +67,7 @@ from lgermt.training.distributed import (
     world_size,
 )
 from .training.methods import METHODS, method_title
+from .training.precision import check_convolutions
 from lgermt.training.summary import (
     StepTimer,
     describe_run,
@@ -358,6 +359,7 @@ def run(
         barrier()
         disable_malloc_trim()
         trainer = Trainer(config)
+        check_convolutions(trainer.student, config, trainer.device, trainer.dtype)
         patches = make_patch_sampler(config, training, trainer.device)
         if state:
             resume(trainer, state, config.out / "last.pt")

@@ -11,7 +11,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from .layers import check_sides, conv_norm_relu, conv_stage
+from .layers import Conv2x2x2, check_sides, conv_norm_relu, conv_stage
 
 # %% ../../nbs/02_network/01_vnet.ipynb #98dadd8a
 class VNet(nn.Module):
@@ -41,7 +41,7 @@ class VNet(nn.Module):
             for depth, channels, width in zip(depths, inputs, widths)
         )
         self.down = nn.ModuleList(
-            conv_norm_relu(nn.Conv3d(fine, coarse, 2, stride=2), norm) for fine, coarse in levels
+            conv_norm_relu(Conv2x2x2(fine, coarse), norm) for fine, coarse in levels
         )
         self.up = nn.ModuleList(
             conv_norm_relu(nn.ConvTranspose3d(coarse, fine, 2, stride=2), norm)
