@@ -1,4 +1,8 @@
-"""`test_kills.py` starts this: a command is started and killed again and again until it is done."""
+"""`test_kills.py` starts this: a command is started and killed again and again until it is done.
+
+A kill waits for a state, not for a time: the command tells when it has called so many functions of
+the package, and is killed then, wherever it is. Every other one kills itself while it writes.
+"""
 
 import contextlib
 import importlib
@@ -7,13 +11,16 @@ import os
 import random
 import signal
 import sys
-import time
 from pathlib import Path
 
 import torch
 import torch._dynamo  # noqa: F401  the processes below are forks: they need not import it again
 
+import lgermt
 import lgermt.viz.report  # noqa: F401  for the same reason
+
+PACKAGE = str(Path(lgermt.__file__).parent)
+FIRST_REACH = 3000  # calls until a kill at any place, at most; a training of eight steps has 8,500
 
 
 def check_files(folder):
@@ -43,23 +50,54 @@ def die_writing(count):
     os.fsync = fsync
 
 
-def start(module, arguments, count):
-    "Starts the command in a fork, which dies while writing where `count` is not 0."
+def count_calls(report, when):
+    "Counts calls of the package's functions from now on; reports the `when`-th. The counter."
+    calls = [0]
+
+    def trace(frame, event, argument):
+        if frame.f_code.co_filename.startswith(PACKAGE):
+            calls[0] += 1
+            if calls[0] == when:
+                os.write(report, b"reached")
+
+    sys.settrace(trace)
+    return calls
+
+
+def start(module, arguments, writing, when):
+    "Starts the command in a fork, which dies in its `writing`-th file. Its number, its reports."
+    receive, report = os.pipe()
     number = os.fork()
     if number:
-        return number
+        os.close(report)
+        return number, receive
     code = 1
     try:
+        os.close(receive)
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            if count:
-                die_writing(count)
+            if writing:
+                die_writing(writing)
+            calls = count_calls(report, when)
             module.main(arguments)
         code = 0
     except SystemExit as stop:
         code = stop.code or 0
     finally:
+        sys.settrace(None)
+        os.write(report, b" ended after %d" % calls[0])
         sys.stderr.flush()
         os._exit(code)
+
+
+def end(number, receive, kill):
+    "Waits for a command, and kills it where it reports; its exit code and number of calls."
+    said = os.read(receive, 100)  # nothing once the command is dead
+    if kill and said.startswith(b"reached"):
+        os.kill(number, signal.SIGKILL)  # a zombie if it has ended in the meantime
+    with open(receive, "rb") as rest:
+        said += rest.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+    return code, int(said.split()[-1]) if b"ended" in said else 0
 
 
 def job(name, folder, kills, arguments):
@@ -68,26 +106,23 @@ def job(name, folder, kills, arguments):
     folder = Path(folder)
     draw = random.Random(folder.name)
     kinds = []
-    longest = 0.4  # seconds until a kill at a random moment, at most
+    reach = FIRST_REACH
     for attempt in range(10 * kills + 1):
         resume = ["--resume"] if name == "train" and (folder / "config.json").exists() else []
         killing = len(kinds) < kills
         writing = killing and len(kinds) % 2 == 1  # every other kill comes while a file is written
-        count = draw.randrange(1, 7) if writing else 0
-        began = time.monotonic()
-        number = start(module, [*arguments, *resume], count)
-        if killing and not writing:
-            time.sleep(draw.uniform(0.02, longest))
-            longest *= 1.2
-            os.kill(number, signal.SIGKILL)  # a zombie if it ended already
-        code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+        anywhere = killing and not writing
+        file = draw.randrange(1, 7) if writing else 0
+        when = draw.randrange(1, int(reach)) if anywhere else 0
+        code, calls = end(*start(module, [*arguments, *resume], file, when), anywhere)
         assert code in (0, -signal.SIGKILL), f"attempt {attempt} ended with {code}"
         check_files(folder)
         if code == 0 and not killing:
             return kinds
         if code == 0:  # it ended before the kill; a finished run that starts again stays as it is
-            longest = 0.7 * (time.monotonic() - began)
+            reach = max(0.7 * calls, 2)
             continue
+        reach *= 1.2 if anywhere else 1
         kinds.append("writing" if writing else "anywhere")
     raise AssertionError("never through")
 

@@ -1,4 +1,4 @@
-"""`kill -9`, at random moments and in the middle of writing, until the command is through."""
+"""`kill -9`, at random places and in the middle of writing, until the command is through."""
 
 import json
 import subprocess

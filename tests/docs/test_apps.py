@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from browser import CHROMIUM, answers, server
+from browser import CHROMIUM, answers, opened, server, shown
 from helpers import ROOT
 
 from lgermt.data.datasets import write_phantoms
@@ -43,9 +43,10 @@ def test_an_unknown_run_gives_one_line(tmp_path):
 
 def test_the_start_page_says_what_each_app_is_and_the_apps_answer(project, tmp_path, chromium):
     script = project / "apps/start.py"
-    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    page.set_default_timeout(300_000)
-    with server((script, "runs/mine"), project, tmp_path, "--Voila.ip=127.0.0.1") as address:
+    with (
+        server((script, "runs/mine"), project, tmp_path, "--Voila.ip=127.0.0.1") as address,
+        opened(chromium, viewport={"width": 1400, "height": 1000}) as page,
+    ):
         page.goto(address)
         links = [link.get_attribute("href") for link in page.get_by_role("link").all()]
         assert sorted(link.rpartition("/")[2] for link in links) == APPS
@@ -55,11 +56,10 @@ def test_the_start_page_says_what_each_app_is_and_the_apps_answer(project, tmp_p
             page.goto(f"{address}/voila/render/{name}.ipynb")
             box = page.locator(".lgermt-explorer:has(.js-plotly-plot)").first
             box.wait_for()
-            assert answers(page, box), name
+            assert answers(page, box), f"{name} shows:\n{shown(page)}"
             sliders = box.locator(".widget-slider:visible")
             assert sliders.count()
             assert "iteration" not in sliders.all_inner_texts()  # a run has one moment
         page.goto(f"{address}/voila/render/live_training.ipynb")
         page.get_by_text(re.compile("[1-9][0-9]* of 150 iterations")).wait_for()
     assert not (project / "apps/data").exists()
-    page.close()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from browser import opened
 from helpers import ROOT
 from links import dead_links, read_page
 
@@ -33,10 +34,8 @@ def site(tmp_path_factory):
 @pytest.fixture(params=[1400, 420])
 def page(request, chromium):
     "A page of a wide and of a narrow screen."
-    page = chromium.new_page(viewport={"width": request.param, "height": 1000})
-    page.set_default_timeout(600_000)
-    yield page
-    page.close()
+    with opened(chromium, viewport={"width": request.param, "height": 1000}) as page:
+        yield page
 
 
 def test_no_link_is_dead(site):

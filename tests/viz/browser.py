@@ -1,7 +1,8 @@
 """What browser tests share: a headless Chromium, Jupyter servers without the user's settings.
 
-`lab` serves notebooks to be run and `server` any Jupyter program; `answers` moves the controls of a
-figure as a reader does.
+`lab` serves notebooks to be run and `server` any Jupyter program. `opened` opens a page, and says
+what it showed where a wait takes too long. `answers` moves the controls of a figure as a reader
+does.
 """
 
 import json
@@ -32,6 +33,7 @@ OPTIONS = [
     "--enable-unsafe-swiftshader",
     "--ignore-gpu-blocklist",
 ]  # the last four: 3D without a GPU
+PATIENCE = 900_000  # milliseconds; a state is waited for, so only a fault takes so long
 # All that a box of figures shows, as text; typed arrays and buffers as lists of numbers.
 STATE = """box => {
     const plain = (key, value) => {
@@ -57,6 +59,12 @@ def free_port():
             except OSError:  # taken
                 continue
     raise OSError("no free port")
+
+
+def is_open(port):
+    "Whether a server listens there."
+    with socket.socket() as trial:
+        return trial.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
@@ -85,13 +93,8 @@ def server(module, folder, own, *arguments, **variables):
             start_new_session=True,
         )
         try:
-            end = time.monotonic() + 600
-            while True:
-                serving = running.poll() is None and time.monotonic() < end
-                assert serving, (own / "server.log").read_text()
-                with socket.socket() as trial:
-                    if trial.connect_ex(("127.0.0.1", port)) == 0:
-                        break
+            while not is_open(port):
+                assert running.poll() is None, (own / "server.log").read_text()
                 time.sleep(0.3)
             yield f"http://127.0.0.1:{port}"
         finally:
@@ -137,6 +140,44 @@ def lab(folder, own, **plugins):
         yield address
 
 
+# What a reader sees first: a dialog, the kernel's state, the cells that still run, the last lines.
+SHOWN = """() => {
+    const texts = selector => [...document.querySelectorAll(selector)].map(e => e.innerText.trim());
+    const waiting = texts('.jp-InputPrompt').filter(prompt => prompt.includes('*')).length;
+    return [
+        document.title, location.href,
+        ...texts('.jp-Dialog'), ...texts('#jp-main-statusbar'),
+        waiting ? `${waiting} cells still run or wait` : '',
+        document.body ? document.body.innerText.slice(-1500) : '',
+    ].filter(Boolean).join('\\n');
+}"""
+
+
+def shown(page):
+    "What a page shows, in words."
+    from playwright.sync_api import Error
+
+    try:
+        return page.evaluate(SHOWN)
+    except Error as error:
+        return f"nothing that can be read: {error}"
+
+
+@contextmanager
+def opened(browser, **options):
+    "A new page. Where a wait takes too long the error says for what, and what the page showed."
+    from playwright.sync_api import TimeoutError
+
+    page = browser.new_page(**options)
+    page.set_default_timeout(PATIENCE)
+    try:
+        yield page
+    except TimeoutError as error:
+        raise AssertionError(f"{error.message}\nThe page showed:\n{shown(page)}") from None
+    finally:
+        page.close()
+
+
 def stop_kernels(address):
     "Frees the memory of notebooks that are done with."
     with urllib.request.urlopen(address + "/api/kernels", timeout=30) as listed:
@@ -169,21 +210,35 @@ def moves(page, box):
         yield
 
 
+def is_busy(page):
+    "Whether JupyterLab shows that a kernel computes; other pages do not tell."
+    return "Busy" in " ".join(page.locator("#jp-main-statusbar").all_inner_texts())
+
+
 def wait_until_at_rest(page, box):
-    "What a box shows once that no longer changes."
+    "What a box shows once no kernel computes and that no longer changes."
     before, now = None, box.evaluate(STATE)
-    while now != before:
+    while now != before or is_busy(page):
         page.wait_for_timeout(500)
         before, now = now, box.evaluate(STATE)
     return now
+
+
+def has_changed(page, box, before):
+    "Whether a box comes to show something else; gives up after a minute without a busy kernel."
+    idle = 0
+    while idle < 240:
+        page.wait_for_timeout(250)
+        if box.evaluate(STATE) != before:
+            return True
+        idle = 0 if is_busy(page) else idle + 1
+    return False
 
 
 def answers(page, box):
     "Whether a control of the box changes its figure without an error below it."
     before = wait_until_at_rest(page, box)
     for _ in moves(page, box):
-        for _ in range(240):  # at most a minute; it takes a moment
-            page.wait_for_timeout(250)
-            if box.evaluate(STATE) != before:
-                return not re.search(r"\w+Error: ", box.inner_text())
+        if has_changed(page, box, before):
+            return not re.search(r"\w+Error: ", box.inner_text())
     return False

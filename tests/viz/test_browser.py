@@ -10,7 +10,7 @@ from configparser import ConfigParser
 from contextlib import contextmanager
 
 import pytest
-from browser import CHROMIUM, answers, lab, stop_kernels
+from browser import CHROMIUM, answers, lab, opened, shown, stop_kernels
 from helpers import ROOT
 
 SKIPPED = ConfigParser(delimiters=["="])
@@ -119,38 +119,33 @@ def test_the_scan_finds_notebooks():
 @contextmanager
 def run_in_lab(jupyter, browser, path, picture):
     "The page of a notebook after *Run All Cells*; its last state becomes a picture."
-    page = browser.new_page(viewport={"width": 1600, "height": 1000})
-    page.set_default_timeout(900_000)
-    try:
-        page.goto(f"{jupyter}/lab/tree/{path.relative_to(ROOT / 'nbs').as_posix()}?reset")
-        page.wait_for_selector(".jp-Notebook .jp-Cell")
-        page.wait_for_selector("#jupyterlab-splash", state="detached")
-        page.locator("#jp-main-statusbar").get_by_text(
-            "| Idle"
-        ).wait_for()  # earlier, "Run All" runs nothing
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.wait_for_function(ENDED)
-        errors = page.locator(".jp-OutputArea pre").filter(has_text=TRACEBACK)
-        assert errors.count() == 0, errors.first.inner_text()[-1500:]
-        yield page
-    finally:
-        page.screenshot(path=picture)
-        page.close()
-        stop_kernels(jupyter)
+    with opened(browser, viewport={"width": 1600, "height": 1000}) as page:
+        try:
+            page.goto(f"{jupyter}/lab/tree/{path.relative_to(ROOT / 'nbs').as_posix()}?reset")
+            page.wait_for_selector(".jp-Notebook .jp-Cell")
+            page.wait_for_selector("#jupyterlab-splash", state="detached")
+            status = page.locator("#jp-main-statusbar")
+            status.get_by_text("| Idle").wait_for()  # earlier, "Run All" runs nothing
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            page.wait_for_function(ENDED)
+            errors = page.locator(".jp-OutputArea pre").filter(has_text=TRACEBACK)
+            assert errors.count() == 0, errors.first.inner_text()[-1500:]
+            yield page
+        finally:
+            page.screenshot(path=picture)
+            stop_kernels(jupyter)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_figures_follow_their_controls(path, jupyter, browser, tmp_path):
     with run_in_lab(jupyter, browser, path, tmp_path / f"{path.stem}.png") as page:
         boxes = page.locator(".jp-OutputArea .widget-vbox:has(.js-plotly-plot)")
-        boxes.first.wait_for()
-        page.wait_for_timeout(1000)
-        assert boxes.count() >= NOTEBOOKS[path], (
-            f"{boxes.count()} boxes of controls, not {NOTEBOOKS[path]}"
-        )
+        boxes.nth(NOTEBOOKS[path] - 1).wait_for(state="attached")
         for number in range(boxes.count()):
-            assert answers(page, boxes.nth(number)), f"no control changes figure {number}"
+            assert answers(page, boxes.nth(number)), (
+                f"no control changes figure {number}; the page shows:\n{shown(page)}"
+            )
 
 
 def test_a_guess_and_an_exercise_answer(jupyter, browser, tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from browser import CHROMIUM
+from browser import CHROMIUM, opened
 
 from lgermt.data.phantom import make_phantom
 from lgermt.viz.cases_page import cases_html, thumbnails
@@ -52,30 +52,28 @@ def pages(tmp_path_factory):
 @pytest.mark.parametrize("width", [400, 700, 1400])
 @pytest.mark.parametrize("name", ["one", "four", "cases"])
 def test_a_page_fits_its_window(pages, browser, name, width):
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    errors = []
-    page.on("pageerror", lambda error: errors.append(error))
-    page.goto(f"file://{pages}/{name}.html")
-    if name != "cases":
-        page.wait_for_function("document.querySelectorAll('.grid .main-svg').length >= 3")
-        for cell, figure in page.evaluate(WIDTHS_OF_FIGURES):
-            assert cell == figure  # not as wide as the page, which it was in a growing grid
-        assert page.locator(".js-plotly-plot canvas").count()
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert not errors
-    page.close()
+    with opened(browser, viewport={"width": width, "height": 900}) as page:
+        errors = []
+        page.on("pageerror", lambda error: errors.append(error))
+        page.goto(f"file://{pages}/{name}.html")
+        if name != "cases":
+            page.wait_for_function("document.querySelectorAll('.grid .main-svg').length >= 3")
+            for cell, figure in page.evaluate(WIDTHS_OF_FIGURES):
+                assert cell == figure  # not as wide as the page, which it was in a growing grid
+            assert page.locator(".js-plotly-plot canvas").count()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert not errors
 
 
 def test_a_click_on_a_class_hides_it_in_both_surfaces(pages, browser):
-    page = browser.new_page(viewport={"width": 1400, "height": 900})
-    page.goto(f"file://{pages}/four.html")
-    surface = page.locator(".js-plotly-plot:has(canvas)")
-    surface.locator(".legendtoggle").nth(1).click()
-    page.wait_for_function(
-        """() => {
-            const figure = document.querySelector('.js-plotly-plot:has(canvas)');
-            const hidden = figure.data.filter(mesh => mesh.visible === 'legendonly');
-            return hidden.length === 2 && hidden.every(mesh => mesh.name === 'left_vein');
-        }"""
-    )
-    page.close()
+    with opened(browser, viewport={"width": 1400, "height": 900}) as page:
+        page.goto(f"file://{pages}/four.html")
+        surface = page.locator(".js-plotly-plot:has(canvas)")
+        surface.locator(".legendtoggle").nth(1).click()
+        page.wait_for_function(
+            """() => {
+                const figure = document.querySelector('.js-plotly-plot:has(canvas)');
+                const hidden = figure.data.filter(mesh => mesh.visible === 'legendonly');
+                return hidden.length === 2 && hidden.every(mesh => mesh.name === 'left_vein');
+            }"""
+        )
