@@ -61,7 +61,7 @@ test: $(INSTALLED) ## everything: every notebook, whole trainings, damaged files
 
 trust: $(INSTALLED) ## an hour: promises tried with new inputs, figures to results/trust.json
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trust]'
-	OMP_NUM_THREADS=1 PYTHONPATH=".:tests" $(BIN)/python tests/trust.py $(ARGS)
+	OMP_NUM_THREADS=1 PYTHONPATH=".:tests" $(BIN)/python -m trust $(ARGS)
 
 wheel: $(INSTALLED) ## the package as dist/*.whl, the same bytes every time, with a list of tested packages
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trust]'

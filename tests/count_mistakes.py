@@ -1,4 +1,4 @@
-"""A pytest plugin of `trust.py`: counts the calls of commands that have to end with code 2."""
+"""A pytest plugin of `make trust`: counts the calls of commands that have to end with code 2."""
 
 import json
 import os

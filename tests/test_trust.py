@@ -1,7 +1,9 @@
 """What the project says of itself: workflow, citation, checklists, and that `make trust` runs."""
 
 import ast
+import base64
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -12,12 +14,14 @@ from configparser import ConfigParser
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
-import trust
 import yaml
 from helpers import ROOT
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from trust import common, mutate, notebooks, run_notebook, science, supply
+from trust import tests as trust_tests
 
 WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
 SETTINGS = ConfigParser(delimiters=["="])
@@ -215,12 +219,96 @@ def test_a_wheel_built_twice_is_the_same_byte_for_byte(tmp_path):
 
 
 def test_a_broken_promise_is_noticed(monkeypatch):
-    size = trust.Size(shapes=3)
-    assert trust.weights(size, 0).passed
+    size = common.Size(shapes=3)
+    assert science.weights(size, 0).passed
     if importlib.util.find_spec("surface_distance"):
-        assert trust.metrics(size, 0).passed
-    monkeypatch.setattr(trust, "metrics_of_deepmind", lambda *_: {"dice": 1, "asd": 0, "hd95": 0})
-    assert not trust.metrics(size, 0).passed
+        assert science.metrics(size, 0).passed
+    other = {"dice": 1, "asd": 0, "hd95": 0}
+    monkeypatch.setattr(science, "metrics_of_deepmind", lambda *_: other)
+    assert not science.metrics(size, 0).passed
     monkeypatch.setattr("training.test_weights.config_of", lambda *_: None)
     monkeypatch.setattr("lgermt.training.config.effective_weights", lambda _: {"supervised": 2})
-    assert not trust.weights(size, 0).passed
+    assert not science.weights(size, 0).passed
+
+
+FUNCTION = """#| export
+def clip(x: int = 1) -> int | None:
+    "At most 9."
+    if x > 9:
+        return 9
+    log(f"{x + 1}")
+    return x * 2
+"""
+
+
+def test_mutants_have_one_fault_each():
+    found = [(before, after) for _, before, after, _ in mutate.mutants(FUNCTION)]
+    assert found == [
+        ("def clip(x: int=1) -> int | None:", "def clip(x: int=2) -> int | None:"),
+        ("if x > 9:", "if not x > 9:"),
+        ("if x > 9:", "if x >= 9:"),
+        ("if x > 9:", "if x > 10:"),
+        ("return 9", "return 10"),
+        ("log(f'{x + 1}')", "None"),
+        ("return x * 2", "return x / 2"),
+        ("return x * 2", "return x * 3"),
+    ]
+    sources = [source for *_, source in mutate.mutants(FUNCTION)]
+    assert len(set(sources)) == len(sources)
+    assert "annotation" not in dict.fromkeys(sources) and "int | None" in sources[0]
+
+
+def test_every_survivor_has_a_reason_and_is_a_mutant():
+    for (module, *key), reason in trust_tests.explained().items():
+        cells = run_notebook.code_cells(mutate.notebook_of(module))
+        exported = [source for source in cells.values() if source.startswith("#| export")]
+        known = [list(mutant[:3]) for source in exported for mutant in mutate.mutants(source)]
+        assert key in known, f"{module}: no longer a mutant: {key}"
+        assert len(reason.split()) > 3, key
+
+
+def test_outputs_are_compared_with_a_tolerance():
+    same = notebooks.same_text
+    assert same("Dice 0.912, 3 ms", "Dice 0.9121, 40 ms", 1e-3)
+    assert same("0.12", "0.13", 0) and not same("0.12", "0.14", 0)  # rounded to either side
+    assert not same("Dice 0.912", "Dice 0.93", 1e-3)
+    assert not same("Dice 0.912", "ASD 0.912", 1e-3)
+    assert not same("12 scans", "13 scans", 1e-3)
+    figure = {"type": "scatter", "y": [1.0, 2.0, 3.0], "uid": "a"}
+    assert notebooks.same_data(figure, {**figure, "uid": "b", "y": [1.0, 2.002, 3.0]}, 1e-3)
+    assert not notebooks.same_data(figure, {**figure, "y": [1.0, 2.1, 3.0]}, 1e-3)
+    assert not notebooks.same_data(figure, {**figure, "type": "bar"}, 1e-3)
+    bytes_of = base64.b64encode(np.array([1.0, 2.0, 3.0]).tobytes()).decode()
+    packed = {**figure, "y": {"dtype": "f8", "bdata": bytes_of}}
+    assert notebooks.same_data(figure, packed, 1e-3)
+
+
+def test_cells_with_a_tolerance_of_their_own_exist():
+    paths = {path.stem: path for path in ROOT.glob("nbs/**/*.ipynb")}
+    for name, cell in notebooks.tolerances():
+        assert cell in run_notebook.code_cells(paths[name]), (name, cell)
+
+
+def test_advisories_that_are_not_reached_are_not_passed(monkeypatch):
+    def answer(stdout):
+        said = subprocess.CompletedProcess([], 1, stdout, "no connection")
+        monkeypatch.setattr(supply, "module_run", lambda *_: said)
+        return supply.audit(common.QUICK, 0)
+
+    assert answer("").passed is None and "not reached" in answer("").found
+    package = {"name": "numpy", "version": "2", "vulns": []}
+    assert answer(json.dumps({"dependencies": [package]})).passed is True
+    package["vulns"] = [{"id": "X-1"}]
+    assert answer(json.dumps({"dependencies": [package]})).passed is False
+
+
+def test_an_exported_cell_counts_as_lines_of_its_module(tmp_path):
+    path = ROOT / "nbs/05_training/01_methods.ipynb"
+    cells = run_notebook.code_cells(path)
+    module = run_notebook.module_file(cells)
+    lines = module.read_text(encoding="utf-8").splitlines()
+    starts = run_notebook.first_lines(module)
+    assert len(starts.keys() & cells.keys()) > 3
+    for name in starts.keys() & cells.keys():
+        code = re.sub(r"\A(#\|.*\n|\s*\n)+", "", cells[name]).splitlines()
+        assert lines[starts[name] - 1] == code[0] or "import" in code[0]

@@ -1,0 +1,1 @@
+"`make trust`: see `__main__.py`."

@@ -1,0 +1,68 @@
+"Sections on the package and on the packages it needs."
+
+import hashlib
+import importlib.util
+import json
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+
+from helpers import ROOT
+
+from trust.common import Figures, module_run
+
+
+def wheel(size, seed):
+    "The package, built twice, is the same wheel byte for byte, and lists what it was tested with."
+    specification = importlib.util.spec_from_file_location("wheel", ROOT / "docs/wheel.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    contents = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(2):
+            path = module.build(Path(folder) / str(number))
+            contents.append(path.read_bytes())
+        with zipfile.ZipFile(path) as archive:
+            (name,) = [name for name in archive.namelist() if name.endswith(".cdx.json")]
+            listed = len(json.loads(archive.read(name))["components"])
+    text = (ROOT / "requirements-hashed.txt").read_text(encoding="utf-8")
+    tested = len(re.findall(r"^[\w.-]+==", text, re.M))
+    same = contents[0] == contents[1]
+    return Figures(
+        "2 builds, a CycloneDX list of packages in each",
+        f"{'the same' if same else 'different'} bytes; {listed} of {tested} packages listed",
+        same and listed == tested,
+        {"sha256": hashlib.sha256(contents[0]).hexdigest(), "listed": listed, "tested": tested},
+    )
+
+
+def audit(size, seed):
+    "No package that is installed by `requirements-hashed.txt` has a hole that is known."
+    done = module_run(
+        "pip_audit",
+        *("--requirement", ROOT / size.pins, "--no-deps", "--disable-pip"),
+        *("--format", "json", "--progress-spinner", "off"),
+    )
+    try:
+        packages = json.loads(done.stdout)["dependencies"]
+    except ValueError:
+        lines = done.stderr.strip().splitlines()[-1:]
+        return Figures(
+            f"{size.pins}, by pip-audit",
+            "advisories not reached: nothing is known",
+            None,
+            {"error": lines},
+        )
+    holes = {
+        package["name"]: [hole["id"] for hole in package["vulns"]]
+        for package in packages
+        if package.get("vulns")
+    }
+    left_out = [package["name"] for package in packages if "skip_reason" in package]
+    return Figures(
+        f"{len(packages) - len(left_out)} packages, by pip-audit",
+        f"{sum(map(len, holes.values()))} holes known; {len(left_out)} packages not looked up",
+        not holes and len(packages) > len(left_out),
+        {"holes": holes, "left out": left_out},
+    )
