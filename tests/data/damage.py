@@ -1,4 +1,7 @@
-"""What `test_damage.py` starts: damages files by number, reads each, and counts the outcomes."""
+"""What `test_damage.py` starts: damages files by number, reads each, and counts the outcomes.
+
+A damaged file may take twice the memory of a sound one, measured where Linux tells it.
+"""
 
 import io
 import json
@@ -22,6 +25,8 @@ from lgermt.training.trainer import Trainer
 from lgermt.utils.errors import InputError
 
 PATIENCE = 60  # seconds of processor time a file may take before it counts as hung
+SMALL = 16  # MB that libraries and allocators may take for any file
+STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 # how bytes go wrong
@@ -289,30 +294,60 @@ def damaged(kind, number, sound, path):
     return damage.__name__
 
 
+def resident(name):
+    "MB of this process: what it has now (VmRSS), or the most it has had (VmHWM)."
+    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+    return int(lines[name].split()[0]) / 1024
+
+
+def with_memory(function, *arguments):
+    "What a function returns, and the MB it took for a while; 0 where the system does not tell."
+    if not PEAK.exists():
+        return function(*arguments), 0.0
+    PEAK.write_text("5")  # forgets the most it has had
+    before = resident("VmRSS")
+    result = function(*arguments)
+    return result, resident("VmHWM") - before
+
+
+def outcome_of(reader, path):
+    "What comes of a file: read, refused, or what should not have happened."
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
+    try:
+        reader(path)
+        return "read"
+    except InputError as error:
+        return "refused" if "\n" not in str(error) else "more than one line"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
 def main(kind, first, last, folder):
     "Numbers `first` to `last` - 1; the current one goes to a file, so that a crash can be traced."
     folder = Path(folder)
     make, suffix, reader = KINDS[kind]
-    sound = make(folder, suffix)
+    sound, need = make(folder, suffix), 0.0
     for path in sound:
         reader(path)
-    path, outcomes = folder / f"damaged{suffix}", {}
+        kept = path.exists()  # a list that was read has moved
+        need = max(need, with_memory(reader, path)[1]) if kept else need
+    path, outcomes, largest = folder / f"damaged{suffix}", {}, 0.0
     sound = sound if kind != "list" else lists(folder, suffix)
     for number in range(int(first), int(last)):
         damage = damaged(kind, number, sound, path)
         (folder / "in_hand").write_text(f"{kind} {number} {damage}")
-        signal.setitimer(signal.ITIMER_PROF, PATIENCE)
-        try:
-            reader(path)
-            outcome = "read"
-        except InputError as error:
-            outcome = "refused"
-            if "\n" in str(error):
-                outcome = f"{number} {damage}: more than one line"
-        except Exception as error:
-            outcome = f"{number} {damage}: {type(error).__name__}: {error}"
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        outcome, memory = with_memory(outcome_of, reader, path)
+        largest = max(largest, memory)
+        if outcome in ("read", "refused") and memory > 2 * need + SMALL:
+            outcome += f", with {memory:.0f} MB"
+        if outcome not in ("read", "refused"):
+            outcome = f"{number} {damage}: {outcome}"
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    (folder / "memory").write_text(
+        json.dumps({"need": round(need, 1), "largest": round(largest, 1)})
+    )
     print(json.dumps(outcomes))
 
 

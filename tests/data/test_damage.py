@@ -6,14 +6,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import damage
+import numpy as np
 import pytest
 from helpers import ENVIRONMENT
-
-pytestmark = pytest.mark.slow
 
 WORKER = Path(__file__).with_name("damage.py")
 
 
+@pytest.mark.skipif(not damage.PEAK.exists(), reason="only Linux tells the most a process had")
+def test_memory_that_is_given_back_is_noticed():
+    result, memory = damage.with_memory(lambda: np.ones(8_000_000).sum())  # 64 MB
+    assert result == 8_000_000 and 40 < memory < 90
+    _, memory = damage.with_memory(lambda: None)
+    assert memory < 5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, first, last",
     [

@@ -1,6 +1,7 @@
 "Sections on what goes wrong outside: damaged files, kills, mistakes, random inputs."
 
 import json
+import math
 import re
 import tempfile
 from pathlib import Path
@@ -16,8 +17,8 @@ FORMATS = ("h5", "nrrd", "nii", "nii.gz", "checkpoint", "list")
 
 
 def damage(size, seed):
-    "A damaged file is read or refused in one line: no traceback, no hang, no crash."
-    outcomes, odd = {}, []
+    "A damaged file is read or refused in one line: no traceback, hang or crash, little memory."
+    outcomes, memory, odd = {}, {}, []
     first = 10_000 + seed % 10**9  # the tests take smaller numbers
     for kind in FORMATS:
         with tempfile.TemporaryDirectory() as folder:
@@ -26,14 +27,17 @@ def damage(size, seed):
                 in_hand = (Path(folder) / "in_hand").read_text(encoding="utf-8")
                 odd.append(f"{in_hand}: ended with {done.returncode}")
                 continue
+            memory[kind] = read_json(Path(folder) / "memory")
         outcomes[kind] = json.loads(done.stdout)
         odd += [f"{kind} {name}" for name in outcomes[kind] if name not in ("read", "refused")]
+    most = [kind["largest"] for kind in memory.values()] or [math.nan]
     refused = sum(found.get("refused", 0) for found in outcomes.values())
     return Figures(
         f"{size.files} damaged files of each of {len(FORMATS)} kinds",
-        f"{refused} refused, the damage of the others was harmless; {len(odd)} otherwise",
+        f"{refused} refused, the damage of the others was harmless; {len(odd)} otherwise; "
+        f"at most {max(most):.0f} MB for a file",
         not odd,
-        {"first number": first, "outcomes": outcomes, "odd": odd},
+        {"first number": first, "outcomes": outcomes, "memory": memory, "odd": odd},
     )
 
 
