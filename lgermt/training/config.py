@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PRESETS', 'RANGES', 'MAX_PATCH_VOXELS', 'DEFAULTS', 'DEFAULT_LEARNING_RATES', 'OLD_PRESETS', 'OLD_LOCAL_OPTIONS',
            'OLD_LOCAL_METHODS', 'TrainConfig', 'check_ranges', 'check_method', 'methods_with', 'unknown_term_option',
-           'term_options', 'effective_weights', 'check_terms', 'check_network', 'resolve_config', 'upgrade_settings',
-           'flatten_terms', 'config_to_dict', 'config_from_dict', 'peek_options', 'check_term_options',
-           'parse_with_terms', 'parse_train_config']
+           'term_options', 'effective_weights', 'check_terms', 'check_row_defaults', 'check_network', 'resolve_config',
+           'upgrade_settings', 'flatten_terms', 'config_to_dict', 'config_from_dict', 'peek_options',
+           'check_term_options', 'parse_with_terms', 'parse_train_config']
 
 # %% ../../nbs/05_training/02_config.ipynb #9c1e5d9f
 import argparse
@@ -303,6 +303,20 @@ DEFAULTS = dict(  # where neither the run nor its method says otherwise
 DEFAULT_LEARNING_RATES = dict(sgd=0.01, adamw=0.001)  # at the start
 
 
+def check_row_defaults(
+    method: str,  # name of a row
+) -> None:
+    "Raises `InputError` for a row with a default of a setting that is never left open."
+    open_settings = DEFAULTS.keys() | PRESETS["tuned"].keys()
+    for name, value in METHODS[method].defaults.items():
+        if name not in open_settings:
+            raise InputError(
+                f"--method {method}: its row has a default {name}, and a row may only have "
+                f"defaults of {', '.join(sorted(open_settings))}; "
+                f"give {format_option(name, value)} on the command line"
+            )
+
+
 def check_network(
     config: TrainConfig,  # settings
 ) -> None:
@@ -324,6 +338,7 @@ def resolve_config(
     if config.plugin:
         config = replace(config, plugin_sha256=load_plugin(config.plugin))
     check_method(config.method)
+    check_row_defaults(config.method)
     check_ranges(config)
     check_network(config)
     defaults = DEFAULTS | PRESETS[config.preset] | METHODS[config.method].defaults

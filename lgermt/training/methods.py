@@ -75,7 +75,7 @@ class Method:
     unlabeled: bool = True  # False: every patch of the batch is labeled
     has_teacher: bool = True  # whether an averaged copy of the student is kept
     teacher_dropout: bool = True  # whether the teacher's dropout is on, too
-    defaults: dict = field(default_factory=dict)  # settings of a run, unless they are given
+    defaults: dict = field(default_factory=dict)  # of settings that a run leaves open
     networks: dict = field(default_factory=dict)  # name -> FurtherNetwork
 
     def __post_init__(self):
