@@ -158,6 +158,7 @@ def score_network(
 # %% ../../nbs/handbook/scoring.ipynb #43f49773
 def describe_islands(
     metrics: dict,  # content of metrics.json; one of an earlier version says nothing of islands
+    place: str = "the line 'largest'",  # where the scores of the largest piece stand
 ) -> str:  # one line; "" where no mask has an island
     "How many masks have islands, how large these are, and what removes them."
     cases = [case for case in metrics["cases"] if case.get("island_voxels")]
@@ -167,7 +168,7 @@ def describe_islands(
     voxels = sum(case["island_voxels"] for case in cases) / len(cases)
     return (
         f"{len(cases)} of {len(metrics['cases'])} masks have islands, on average {pieces:.0f} "
-        f"pieces and {voxels:.0f} voxels outside of the largest one; the line 'largest' is "
+        f"pieces and {voxels:.0f} voxels outside of the largest one; {place} is "
         "without them, as predict --largest-component writes masks"
     )
 

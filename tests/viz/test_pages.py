@@ -17,6 +17,13 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CLASSES = ("body", "left_vein", "right_vein", "aorta")
 WIDTHS_OF_FIGURES = """() => [...document.querySelectorAll('.grid > div')].map(
     cell => [cell.clientWidth, cell.querySelector('.main-svg').clientWidth])"""
+TICKS = """() => [...document.querySelectorAll('.grid > div')].map(cell => ['x', 'y'].map(
+    axis => cell.querySelectorAll(`.${axis}tick text`).length))"""
+AXES = """() => [...document.querySelectorAll('.grid .xtitle, .grid .ytitle')].map(
+    title => title.textContent)"""
+WIDE_TABLES = """() => [...document.querySelectorAll('.scroll')].map(
+    box => box.scrollWidth - box.clientWidth)"""
+DETAILS = {"hd95_mm": 25.5, "volume_error_ml": -12.34, "pieces": 113, "island_voxels": 4982}
 
 
 def scored(case, dices):
@@ -37,10 +44,13 @@ def pages(tmp_path_factory):
     log = [{"iteration": n, "loss": 1 / (1 + n)} for n in range(20)]
     cases = [scored("A", (0.9, 0.8, 0.0, 0.5)), scored("B", (0.9, 0.7, 0.6, 0.5))]
     settings = {"classes": list(CLASSES), "channels": ["t1", "lge"]}
-    one = [{"id": "A", "dice": 0.9}]
+    numbers = {"dice": 0.87, "jaccard": 0.77, "asd": 11.33, "hd95": 28.07}
+    one = [{"id": "phantom_026", **numbers, **DETAILS, "largest_piece": {"hd95": 2.0}}]
     pictures = thumbnails(both, {"truth": labels, "prediction": found}, CLASSES)
     texts = {
-        "one": report_html(log, one, [ShownCase("A", image, truth, moved)], {}, "one class"),
+        "one": report_html(
+            log, one, [ShownCase("A", image, truth, moved, (1.25, 1.25, 1.25))], {}, "one class"
+        ),
         "four": report_html(log, cases, [ShownCase("B", both, labels, found)], settings, "four"),
         "cases": cases_html(cases, [pictures] * 2, "cases"),
     }
@@ -49,7 +59,7 @@ def pages(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("width", [400, 700, 1400])
+@pytest.mark.parametrize("width", [400, 420, 700, 1400, 1920])
 @pytest.mark.parametrize("name", ["one", "four", "cases"])
 def test_a_page_fits_its_window(pages, browser, name, width):
     with opened(browser, viewport={"width": width, "height": 900}) as page:
@@ -60,9 +70,19 @@ def test_a_page_fits_its_window(pages, browser, name, width):
             page.wait_for_function("document.querySelectorAll('.grid .main-svg').length >= 3")
             for cell, figure in page.evaluate(WIDTHS_OF_FIGURES):
                 assert cell == figure  # not as wide as the page, which it was in a growing grid
+            assert all(min(ticks) >= 2 for ticks in page.evaluate(TICKS))
+            unit = "mm" if name == "one" else "voxel"
+            assert {title[1:] for title in page.evaluate(AXES)} == {f" ({unit})"}
             assert page.locator(".js-plotly-plot canvas").count()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert not errors
+
+
+def test_no_column_of_the_table_is_out_of_sight(pages, browser):
+    with opened(browser, viewport={"width": 1200, "height": 900}) as page:
+        page.goto(f"file://{pages}/one.html")
+        assert page.get_by_text("largest piece: 95HD (voxel)", exact=True).is_visible()
+        assert page.evaluate(WIDE_TABLES) == [0]
 
 
 def test_a_click_on_a_class_hides_it_in_both_surfaces(pages, browser):
