@@ -116,7 +116,7 @@ PAGE_CSS = """
 .pair { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 @media (max-width: 900px) { .pair { grid-template-columns: minmax(0, 1fr); } }
 .dense th, .dense td { padding: .25rem .4rem; font-size: .85rem; }
-.dense td { white-space: normal; }
+@media (min-width: 901px) { .dense td { white-space: normal; } }
 """
 SECTION_HTML = "<h2>{what}</h2>{figures}"
 PAIR_HTML = '<div class="grid pair">{cells}</div>'
@@ -131,7 +131,7 @@ def head_html(
     heading = "".join(f"<th>{escape(title)}</th>" for title in rows[0])
     lines = []
     for row in rows:
-        first, *others = map(escape, row.values())
+        first, *others = [escape(cell).replace(" ± ", "&nbsp;±&nbsp;") for cell in row.values()]
         cells = "".join(f"<td>{cell}</td>" for cell in others)
         lines.append(f"<tr><th>{first}</th>{cells}</tr>")
     table = TABLE_HTML.format(head=f"<tr>{heading}</tr>", cases="".join(lines), summary="")
