@@ -113,8 +113,10 @@ def test_evaluate_writes_a_table_and_scores_masks_like_a_network(scans, finished
     columns = list(rows[0])
     metrics = ["dice", "jaccard", "asd_voxel", "hd95_voxel", "asd_mm", "hd95_mm"]
     assert columns[:7] == ["id", *metrics]
-    assert columns[7:11] == ["volume_ml", "volume_error_ml", "pieces", "island_voxels"]
-    assert columns[11:] == [f"largest_piece_{name}" for name in metrics]
+    assert columns[7:9] == ["volume_ml", "volume_error_ml"]
+    assert columns[9:12] == [f"surface_dice_{t}" for t in ("1_voxel", "2_voxel", "2_mm")]
+    assert columns[12:16] == ["pieces", "island_voxels", "missed_pieces", "missed_voxels"]
+    assert columns[16:] == [f"largest_piece_{name}" for name in metrics]
     assert [float(row["dice"]) for row in rows] == sorted(case["dice"] for case in masks["cases"])
 
 
