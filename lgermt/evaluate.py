@@ -339,7 +339,7 @@ def write_pictures(
     volumes: list[Volume],  # the scored scans
     masks: list[np.ndarray],  # their masks
 ) -> bool:  # whether it was written: not without the packages of lgermt[report]
-    "One page, the worst case first, each with three planes."
+    "One page: scores, their distribution, reliability; the worst case first, in three planes."
     try:
         for package in ("plotly", "skimage", "PIL"):
             import_optional(package, extra="report")
@@ -354,7 +354,8 @@ def write_pictures(
         outlines = {"truth": volume.label, "prediction": mask}
         pictures.append(thumbnails(volume.channels[0], outlines, classes))
     title = f"{metrics['method']} on {metrics['split']}"
-    write_text(path, cases_html(metrics["cases"], pictures, title))
+    page = cases_html(metrics["cases"], pictures, title, metrics.get("calibration"))
+    write_text(path, page)
     return True
 
 # %% ../nbs/06_results/04_evaluate.ipynb #9aa76044
