@@ -3,6 +3,7 @@
 import ast
 import base64
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -22,6 +23,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from trust import common, mutate, notebooks, run_notebook, science, supply
 from trust import tests as trust_tests
+
+from lgermt.viz.figures import COLORS
 
 WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
 SETTINGS = ConfigParser(delimiters=["="])
@@ -143,7 +146,59 @@ def test_what_security_says_is_so():
     assert "Its code is run." in text_of("lgermt/training/config.py")
 
 
-# SPEC 3, 7 and 8
+# SPEC 0, 3, 7 and 8
+
+
+def test_what_the_checklist_says_of_the_specs_has_tests():
+    rows = re.findall(r"^\| \[\d\]\(.*spec-000\d.*$", text_of("docs/checklists.md"), re.MULTILINE)
+    assert len(rows) == 4
+    for row in rows:
+        _, _, kept, _, tests, _ = (cell.strip() for cell in row.split("|"))
+        names = re.findall(r"`(test_\w+)`", tests)
+        assert kept in ("yes", "in part", "no")
+        assert names or kept == "no", row
+        for name in names:
+            assert callable(globals()[name])
+
+
+def test_one_oldest_python():
+    versions = [SETTINGS["min_python"]]
+    matrix = yaml.safe_load(text_of(".github/workflows/test.yml"))["jobs"]["quick"]["strategy"]
+    versions.append(min(matrix["matrix"]["python"], key=lambda text: int(text.split(".")[1])))
+    versions += re.findall(r"Python (3\.\d+) and later", text_of("docs/checklists.md"))
+    assert len(versions) == 3 and len(set(versions)) == 1
+
+
+# what eyes without green or without red receptors see of linear RGB (Machado et al. 2009)
+COLOUR_BLIND = np.array(
+    [
+        [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+        [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    ]
+)
+
+
+def distance_for_the_colour_blind(one, other):
+    "How far apart two colours are for them, in RGB of 0 to 1: the smaller of both kinds."
+    colours = np.array(
+        [[int(text[i : i + 2], 16) / 255 for i in (1, 3, 5)] for text in (one, other)]
+    )
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.einsum("kij,cj->kci", COLOUR_BLIND, linear), 0, 1)
+    seen = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+    return np.linalg.norm(seen[:, 0] - seen[:, 1], axis=1).min()
+
+
+def test_colours_of_figures_differ_for_the_colour_blind():
+    together = (
+        ("truth", "prediction", "error"),
+        ("student", "teacher"),
+        ("supervised", "consistency", "entropy", "local", "global"),
+    )
+    for names in together:
+        for one, other in itertools.combinations(names, 2):
+            assert distance_for_the_colour_blind(COLORS[one], COLORS[other]) > 0.15, (one, other)
+    assert distance_for_the_colour_blind("#B02020", "#506010") < 0.15  # a red and a green
 
 
 def test_pictures_of_the_readme_have_texts():
@@ -298,6 +353,9 @@ def test_advisories_that_are_not_reached_are_not_passed(monkeypatch):
     assert answer("").passed is None and "not reached" in answer("").found
     package = {"name": "numpy", "version": "2", "vulns": []}
     assert answer(json.dumps({"dependencies": [package]})).passed is True
+    skipped = {"name": "scipy", "skip_reason": "not found"}
+    found = answer(json.dumps({"dependencies": [package, skipped]}))
+    assert found.passed is None and "not reached for 1" in found.found
     package["vulns"] = [{"id": "X-1"}]
     assert answer(json.dumps({"dependencies": [package]})).passed is False
 

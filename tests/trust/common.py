@@ -60,7 +60,8 @@ class Figures:
 
 def process(command, **variables):
     "Runs a command, which finds the package and the tests; as `subprocess.run` returns it."
-    path = os.pathsep.join(map(str, (ROOT, TESTS)))
+    own = os.environ.get("PYTHONPATH", "")
+    path = os.pathsep.join(map(str, (ROOT, TESTS, own)))
     environment = {**ENVIRONMENT, "PYTHONPATH": path, "PLOTLY_RENDERER": "plotly_mimetype"}
     command, environment = list(map(str, command)), environment | variables
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

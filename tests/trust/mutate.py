@@ -14,9 +14,6 @@ import re
 import sys
 from copy import copy
 
-import plotly.graph_objects  # noqa: F401  the processes below are forks: it is there already
-import pytest  # noqa: F401  for the same reason
-import torch  # noqa: F401  for the same reason
 from helpers import ROOT
 
 from trust.run_notebook import code_cells, module_file, run
@@ -156,6 +153,15 @@ def survives(path, cells, seconds):
     return status == 0, used.ru_utime + used.ru_stime
 
 
+def preload(cells):
+    "Imports what the cells import, so that the forks need not do it again and again."
+    for source in cells.values():
+        for statement in ast.parse(source).body:
+            if isinstance(statement, (ast.Import, ast.ImportFrom)):
+                with contextlib.suppress(ImportError):
+                    exec(ast.unparse(statement), {})
+
+
 def notebook_of(module):
     "The notebook that exports a module."
     text = (ROOT / "lgermt" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
@@ -174,6 +180,7 @@ def main(module, count=0, seed=0):
     if 0 < count < len(found):
         found = random.Random(seed).sample(found, count)
     chosen = checks_only(cells)
+    preload(chosen)
     sound, seconds = survives(path, chosen, 3600)
     if not sound:  # a cell that was left out is needed
         chosen = cells
@@ -184,8 +191,8 @@ def main(module, count=0, seed=0):
         alive, _ = survives(path, chosen | {name: f"#| export\n{source}"}, int(10 * seconds + 30))
         mutant = {"function": function, "before": before, "after": after, "survives": alive}
         tried.append(mutant)
-        if alive:
-            print(f"{module}.{function}: {before}  ->  {after}", file=sys.stderr, flush=True)
+        verdict = "SURVIVES" if alive else "found"
+        print(f"{verdict}  {function}: {before}  ->  {after}", file=sys.stderr, flush=True)
     return tried
 
 

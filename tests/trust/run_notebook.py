@@ -51,6 +51,7 @@ def run(path, cells=None):
     os.chdir(path.parent)
     sys.path.insert(0, str(path.parent))
     shell = CaptureShell(path)
+    shell.ast_node_interactivity = "none"  # nobody sees a figure
     for name, source in cells.items():
         if name in starts and re.match(r"#\| *exports?\b", source):
             code = re.sub(r"\A(#\|.*\n|\s*\n)+", "", source)

@@ -38,7 +38,7 @@ def wheel(size, seed):
 
 
 def audit(size, seed):
-    "No package that is installed by `requirements-hashed.txt` has a hole that is known."
+    "No package of `requirements-hashed.txt` has a hole that is known."
     done = module_run(
         "pip_audit",
         *("--requirement", ROOT / size.pins, "--no-deps", "--disable-pip"),
@@ -47,22 +47,21 @@ def audit(size, seed):
     try:
         packages = json.loads(done.stdout)["dependencies"]
     except ValueError:
-        lines = done.stderr.strip().splitlines()[-1:]
-        return Figures(
-            f"{size.pins}, by pip-audit",
-            "advisories not reached: nothing is known",
-            None,
-            {"error": lines},
-        )
+        said = done.stderr.strip().splitlines()[-1:]
+        text = "advisories not reached: nothing is known"
+        return Figures(f"{size.pins}, by pip-audit", text, None, {"said": said})
     holes = {
         package["name"]: [hole["id"] for hole in package["vulns"]]
         for package in packages
         if package.get("vulns")
     }
-    left_out = [package["name"] for package in packages if "skip_reason" in package]
+    unknown = [package["name"] for package in packages if "skip_reason" in package]
+    found = f"{sum(map(len, holes.values()))} holes known"
+    if unknown:
+        found += f"; advisories not reached for {len(unknown)} of them, of which nothing is known"
     return Figures(
-        f"{len(packages) - len(left_out)} packages, by pip-audit",
-        f"{sum(map(len, holes.values()))} holes known; {len(left_out)} packages not looked up",
-        not holes and len(packages) > len(left_out),
-        {"holes": holes, "left out": left_out},
+        f"{len(packages)} packages, by pip-audit",
+        found,
+        False if holes else None if unknown else True,
+        {"holes": holes, "unknown": unknown},
     )
