@@ -19,6 +19,7 @@ concurrency =
     thread
     multiprocessing
 source = {package}
+omit = */_modidx.py
 data_file = {data}
 """
 
