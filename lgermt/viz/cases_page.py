@@ -108,11 +108,13 @@ def thumbnails(
     image: np.ndarray,  # (X, Y, Z); of (K, X, Y, Z) the first channel
     masks: dict,  # "truth" and "prediction" -> (X, Y, Z) mask or class numbers, or None
     classes: Sequence[str] = ONE_CLASS,  # names of the classes 1, 2, ...
+    at: Sequence[int] | None = None,  # voxel that the planes go through; None: see below
 ) -> list:  # three pictures: across z, y and x
-    "Three planes through the middle of the first mask that is not empty, or of the scan."
+    "Three planes, as a rule through the middle of the first mask that is not empty."
     image = first_channel(image)
     masks = {name: mask for name, mask in masks.items() if mask is not None}
-    at = centre_voxel(image.shape, *masks.values(), classes=classes)
+    if at is None:
+        at = centre_voxel(image.shape, *masks.values(), classes=classes)
     window = intensity_window(image)
     pictures = []
     for axis in (2, 1, 0):
