@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ScanSet', 'inspect_case', 'Check', 'contact_sheet_path', 'is_own_page', 'check_output', 'find_scans',
            'TrainedNetwork', 'with_names_of', 'load_network', 'was_trained_with', 'segment_annotated',
-           'contradiction_pictures', 'orientation_of', 'Pair', 'compare_labels', 'explain_labels', 'network_lines',
-           'find_label_errors', 'add_warnings', 'look_over', 'check', 'print_rows', 'main']
+           'contradiction_pictures', 'Pair', 'compare_labels', 'explain_labels', 'network_lines', 'find_label_errors',
+           'add_warnings', 'look_over', 'check', 'print_rows', 'main']
 
 # %% ../nbs/09_your_scans/03_check.ipynb #20b5eb06
 import json
@@ -26,7 +26,14 @@ from .data.inspection import case_warnings, dataset_warnings, describe_scan
 from .data.label_classes import LabelClasses, find_classes, read_case
 from .data.scan_inputs import ScanFiles
 from .data.sources import Case, read_source
-from .data.volume import STANDARD_ORIENTATION, Volume, find_axes, orientation_code, reorient
+from lgermt.data.volume import (
+    STANDARD_ORIENTATION,
+    Volume,
+    find_axes,
+    orientation_code,
+    reorient,
+    reorient_array,
+)
 from .evaluate import check_model_fits, trained_with
 from lgermt.evaluation.label_errors import (
     LIMIT,
@@ -241,14 +248,6 @@ def contradiction_pictures(
             at = [(far if backwards else at)[axis] for axis, backwards in zip(axes, reverse)]
     return thumbnails(shown.image, {"truth": shown.label, "prediction": of_mask.image}, names, at)
 
-
-def orientation_of(
-    volume: Volume,
-    found: ScanSet,
-) -> str | None:
-    "Order of a scan's axes, where it is known."
-    return orientation_code(volume) if volume.direction else found.info.orientation
-
 # %% ../nbs/09_your_scans/03_check.ipynb #e2c889bd
 @dataclass(frozen=True)
 class Pair:
@@ -256,8 +255,18 @@ class Pair:
 
     label: Packed
     mask: Packed
+    code: str  # order in which the axes are stored, e.g. "RAS"
     spacing: tuple | None  # mm
-    orientation: str | None  # e.g. "LPS"
+    orientation: str | None  # the same order where it is known, else None
+
+    def mask_in(
+        self,
+        code: str,  # order of the axes that is wanted
+    ) -> Packed:
+        "The mask with its axes in the order of another scan's."
+        if code == self.code:
+            return self.mask
+        return Packed.of(reorient_array(self.mask.array(), self.code, code))
 
 
 def compare_labels(
@@ -282,8 +291,9 @@ def compare_labels(
             continue
         row["network"] = compared
         row["pictures"] = contradiction_pictures(volume, mask, compared, names)
-        label, place = Packed.of(volume.label), orientation_of(volume, found)
-        pairs[row["id"]] = Pair(label, Packed.of(mask), volume.spacing, place)
+        packed, code = (Packed.of(volume.label), Packed.of(mask)), orientation_code(volume)
+        known = code if volume.direction else found.info.orientation
+        pairs[row["id"]] = Pair(*packed, code, volume.spacing, known)
     return pairs
 
 
@@ -298,7 +308,10 @@ def explain_labels(
         if not one["suspicious"]:
             continue
         own = pairs[name]
-        others = {other: pair.mask for other, pair in pairs.items() if other != name}
+        others = {}
+        for other, pair in pairs.items():
+            if other != name:
+                others[other] = pair.mask_in(own.code)
         masks = own.label.array(), own.mask.array(), others
         one["explanation"] = explain_label(one, *masks, median(sound), len(names))
         one["line"] = describe_contradiction(one, names, own.spacing, own.orientation)

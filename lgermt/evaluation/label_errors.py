@@ -6,7 +6,7 @@ __all__ = ['SURE', 'LIMIT', 'LEAST_DEVIATION', 'SMALLEST_GROUP', 'ENOUGH', 'LEAS
            'compare_group', 'rank_labels', 'alignment_kind', 'piece_kind', 'other_scan', 'explain_label', 'axis_name',
            'describe_size', 'describe_alignment', 'describe_piece', 'describe_contradiction']
 
-# %% ../../nbs/handbook/label_errors.ipynb #bcc26a9f
+# %% ../../nbs/handbook/label_errors.ipynb #e48a6a07
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from scipy import ndimage
 from .alignment import best_alignment, class_dice
 from .pieces import label_pieces
 
-# %% ../../nbs/handbook/label_errors.ipynb #91a904cd
+# %% ../../nbs/handbook/label_errors.ipynb #6806ccd4
 def contradiction(
     label: np.ndarray,  # (X, Y, Z) of classes
     margins: np.ndarray,  # (C - 1, X, Y, Z) of `mean_margins`: each class over the background
 ) -> np.ndarray:  # (X, Y, Z) float32, 0 to 1
-    "c: probability of the network's class minus that of the annotated class."
+    "kappa_v: probability of the network's class minus that of the annotated class."
     largest = np.maximum(margins.max(0), 0)
     annotated = np.zeros_like(largest)
     for number, margin in enumerate(margins, 1):
@@ -33,7 +33,7 @@ def contradiction(
 def depth(
     label: np.ndarray,  # (X, Y, Z) of classes
 ) -> np.ndarray:  # (X, Y, Z) float32, voxels, 1 or more
-    "d: distance of each voxel from the nearest one of another class; 1 where there is none."
+    "l_v: distance of each voxel from the nearest one of another class; 1 where there is none."
     distances = np.ones(label.shape, np.float32)
     numbers = np.unique(label)
     if len(numbers) == 1:
@@ -43,8 +43,8 @@ def depth(
         distances[inside] = ndimage.distance_transform_edt(inside)[inside]
     return distances
 
-# %% ../../nbs/handbook/label_errors.ipynb #f94d7d1f
-SURE = 0.8  # c of a sure contradiction: of two classes a probability of 0.9
+# %% ../../nbs/handbook/label_errors.ipynb #bf4a4495
+SURE = 0.8  # kappa_v of a sure contradiction: of two classes a probability of 0.9
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Packed:
 def largest_contradiction(
     label: np.ndarray,  # (X, Y, Z) of classes
     mask: np.ndarray,  # (X, Y, Z) of classes, the network's
-    weight: np.ndarray,  # (X, Y, Z), c times d
-    distance: np.ndarray,  # (X, Y, Z), d
+    weight: np.ndarray,  # (X, Y, Z), kappa_v times l_v
+    distance: np.ndarray,  # (X, Y, Z), l_v
 ) -> dict | None:  # voxels, at, share, annotated, found, same_kind; None where there is none
     "The piece with the largest weight, where it is, and what the two say there."
     pieces, sizes = label_pieces((weight > 0) & (distance > 1))
@@ -105,21 +105,21 @@ def compare_label(
     union, differing = (label > 0) | (mask > 0), label != mask
     size = max(1, int(union.sum()))
     return {
-        "contradiction": float(weight.sum(dtype=np.float64)) / size,  # E, voxels
+        "contradiction": float(weight.sum(dtype=np.float64)) / size,  # kappa, voxels
         "dice": class_dice(label, mask, len(margins)),
-        "sureness": float(sure[differing].mean()) if differing.any() else 0.0,  # mean c
+        "sureness": float(sure[differing].mean()) if differing.any() else 0.0,  # mean kappa_v
         "sure_voxels": int((sure >= SURE).sum()),
         "piece": largest_contradiction(label, mask, weight, distance),
     }
 
-# %% ../../nbs/handbook/label_errors.ipynb #a1c56452
+# %% ../../nbs/handbook/label_errors.ipynb #65d80e5c
 LIMIT = 3.5  # modified z-score beyond which a scan is suspicious
 LEAST_DEVIATION = 0.4  # of the median
 SMALLEST_GROUP = 5  # scans that can be compared with each other
 
 
 def usual_values(
-    values: Sequence[float],  # E of each scan of a group
+    values: Sequence[float],  # kappa of each scan of a group
 ) -> tuple[float, float]:  # median and robust standard deviation of the scans that are not beyond
     "What is usual in a group, suspicious scans left out."
     values = np.asarray(values, float)
@@ -137,7 +137,7 @@ def usual_values(
 
 def compare_group(
     rows: list[dict],  # with "contradiction"; "z" and "suspicious" are added
-) -> dict:  # scans, median, deviation, limit of E
+) -> dict:  # scans, median, deviation, limit of kappa
     "The modified z-score of every scan of a group."
     middle, deviation = usual_values([row["contradiction"] for row in rows])
     can_tell = len(rows) >= SMALLEST_GROUP
@@ -163,7 +163,7 @@ def rank_labels(
         row["rank"] = number
     return compared
 
-# %% ../../nbs/handbook/label_errors.ipynb #c3b368b0
+# %% ../../nbs/handbook/label_errors.ipynb #1208b1fc
 ENOUGH = {  # kind -> share of the gap to the usual Dice that it has to close
     "mirrored": 0.5,
     "shifted": 0.5,
@@ -234,7 +234,7 @@ def explain_label(
         return max(enough, key=lambda one: one["dice"])
     return {"kind": piece_kind(row["piece"])}
 
-# %% ../../nbs/handbook/label_errors.ipynb #1b840d8c
+# %% ../../nbs/handbook/label_errors.ipynb #17756d7e
 DIRECTIONS = {
     frozenset("LR"): "left-right",
     frozenset("PA"): "front-back",
