@@ -43,6 +43,7 @@ from lgermt.evaluation.label_errors import (
     explain_label,
     rank_labels,
 )
+from .evaluation.localizer import Localizer, load_localizer
 from .evaluation.segmentation import segment_scan
 from .training.checkpoint import load_model, training_record
 from .training.config import TrainConfig
@@ -172,6 +173,7 @@ class TrainedNetwork:
     model: torch.nn.Module
     config: TrainConfig
     record: dict  # of `training_record`
+    localizer: Localizer | None = None  # that finds the part of a whole scan
 
 
 def with_names_of(
@@ -192,9 +194,11 @@ def load_network(
     found: ScanSet,
 ) -> TrainedNetwork:
     "The network of --checkpoint. Raises `InputError` where it takes other channels or classes."
-    model, config = load_model(settings.checkpoint, pick_device(settings.device))
+    path, device = settings.checkpoint, pick_device(settings.device)
+    model, config = load_model(path, device)
     check_model_fits(config, with_names_of(found, config).info, settings.folder)
-    return TrainedNetwork(settings.checkpoint, model, config, training_record(settings.checkpoint))
+    localizer = load_localizer(path, device)
+    return TrainedNetwork(path, model, config, training_record(path), localizer)
 
 
 def was_trained_with(
@@ -220,7 +224,7 @@ def segment_annotated(
         files = ScanFiles(scan.name, (scan / "mri_norm2.h5",))
     with catch_warnings():
         simplefilter("ignore")  # said when the scan was described
-        result = segment_scan(files, [network.model], network.config)
+        result = segment_scan(files, [network.model], network.config, localizer=network.localizer)
         volume = result.volume
         if isinstance(scan, Case):
             volume = replace(volume, label=read_case(scan, found.classes).label)
