@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
 from scipy.stats import spearmanr
-from trust import random_masks
+from trust.science import random_masks
 
 from lgermt.data.phantom import make_phantom
 from lgermt.evaluation.metrics import TOLERANCES, surface_dice
