@@ -278,7 +278,7 @@ def test_a_broken_promise_is_noticed(monkeypatch):
     assert science.weights(size, 0).passed
     if importlib.util.find_spec("surface_distance"):
         assert science.metrics(size, 0).passed
-    other = {"dice": 1, "asd": 0, "hd95": 0}
+    other = {"dice": 1, "asd": 0, "hd95": 0, "surface_dice": 0}
     monkeypatch.setattr(science, "metrics_of_deepmind", lambda *_: other)
     assert not science.metrics(size, 0).passed
     monkeypatch.setattr("training.test_weights.config_of", lambda *_: None)
