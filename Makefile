@@ -5,12 +5,16 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
 # `make train METHOD=mt ITERATIONS=1000` changes a setting, `make train ARGS="--norm batch"` adds one.
+# The patch holds a whole atrium of the phantom: with a smaller one, pieces far from it are taken for atrium.
 DATA = phantom
 METHOD = lg-er-mt
+PRESET = strong
 LABELED = 4
-ITERATIONS = 300
-PATCH = 48 48 32
+ITERATIONS = 150
+PATCH = 64 64 48
 BASE_CHANNELS = 8
+LEARNING_RATE = 0.003
+VALIDATE_EVERY = 15
 SEED = 0
 OUT = runs/phantom
 OVERWRITE =
@@ -44,8 +48,9 @@ $(INSTALLED): settings.ini setup.py constraints.txt
 train: $(INSTALLED) ## train on the phantom: a few minutes on a CPU, ends with report.html
 	@test ! -e "$(OUT)/config.json" -o -n "$(OVERWRITE)$(filter --resume --overwrite,$(ARGS))" || \
 		{ echo "$(OUT) holds a run: make train OVERWRITE=1 replaces it, OUT=runs/second takes another folder, ARGS=--resume goes on" >&2; exit 2; }
-	$(BIN)/python -m lgermt.train --data $(DATA) --method $(METHOD) --labeled $(LABELED) --iterations $(ITERATIONS) --patch $(PATCH) \
-		--base-channels $(BASE_CHANNELS) --out $(OUT) --seed $(SEED) $(if $(OVERWRITE),--overwrite) $(ARGS)
+	$(BIN)/python -m lgermt.train --data $(DATA) --method $(METHOD) --preset $(PRESET) --labeled $(LABELED) --iterations $(ITERATIONS) \
+		--patch $(PATCH) --base-channels $(BASE_CHANNELS) --learning-rate $(LEARNING_RATE) --validate-every $(VALIDATE_EVERY) \
+		--out $(OUT) --seed $(SEED) $(if $(OVERWRITE),--overwrite) $(ARGS)
 	@echo "Open $(abspath $(OUT))/report.html in a browser."
 
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal

@@ -121,7 +121,8 @@ def test_every_target_of_make_has_its_plain_commands():
         program = re.search(r"`(?:python -m |python )?([\w/.]+)", rows[target])[1]
         assert program == "python" or program in recipe, target
     values = dict(re.findall(r"^([A-Z_]+) = (.+)$", makefile, re.M))
-    for name in ("DATA", "METHOD", "LABELED", "ITERATIONS", "PATCH", "BASE_CHANNELS", "OUT"):
+    names = ("DATA", "METHOD", "PRESET", "LABELED", "ITERATIONS", "PATCH", "BASE_CHANNELS")
+    for name in (*names, "LEARNING_RATE", "VALIDATE_EVERY", "OUT", "SEED"):
         option = f"--{name.lower().replace('_', '-')} {values[name]}"
         assert option in rows["train"], option
 
