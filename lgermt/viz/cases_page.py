@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 from scipy.ndimage import binary_erosion
 
 from ..evaluation.metrics import METRICS
-from ..evaluation.scoring import describe_islands, describe_missed
+from ..evaluation.scoring import describe_missed
 from .classes import ONE_CLASS, class_colors, class_masks, first_channel
 from .figures import COLORS, intensity_window, to_uint8
 from lgermt.viz.report import (
@@ -30,6 +30,7 @@ from lgermt.viz.report import (
     class_table,
     figure_html,
     html_page,
+    islands_html,
     metrics_table,
     swatches,
 )
@@ -246,12 +247,13 @@ def cases_html(
         if classes:
             card += f"<div class=scroll>{case_classes_table(cases[n])}</div>"
         cards.append(card)
-    told = filter(None, [describe_islands({"cases": cases}), describe_missed({"cases": cases})])
+    missed = describe_missed({"cases": cases})
+    sentences = islands_html(cases) + (f"<p><b>{escape(missed)}.</b></p>" if missed else "")
     figures = score_figures_html(cases, calibration)
     body = CASES_HTML.format(
         title=escape(title),
         introduction=introduction,
-        sentences="".join(f"<p><b>{escape(sentence)}.</b></p>" for sentence in told),
+        sentences=sentences,
         table=metrics_table(cases),
         figures=figures,
         cards="".join(cards),
