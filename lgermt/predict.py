@@ -208,7 +208,8 @@ def write_outputs(
     config: TrainConfig,  # names and values of the classes
 ) -> None:
     "Probabilities, surfaces, and last the mask, each whole or not at all."
-    probabilities = margins_to_probabilities(found.margins)
+    kinds = {kind for kind, _ in files.values()}
+    probabilities = margins_to_probabilities(found.margins) if "prob" in kinds else None
     for path, (kind, number) in files.items():
         if kind == "pred":
             write_mask(path, found.classes, found.volume, config.label_values)

@@ -296,7 +296,9 @@ def normalize_channel(
         )
     if deviation <= 1e-6 * max(1.0, abs(mean)):
         raise InputError(f"{source}: all voxels have the value {mean:g}: not a scan, leave it out")
-    return ((image - mean) / deviation).astype(np.float32)
+    z_scored = image - mean  # float64
+    z_scored /= deviation  # in place, since a whole scan is large
+    return z_scored.astype(np.float32)
 
 
 def normalize(

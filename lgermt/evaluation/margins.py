@@ -36,7 +36,8 @@ def pass_margins(
     p = sliding_window(
         model, scan.flip(mirrored) if mirrored else scan, config.patch, config.stride
     )
-    return (p[1:] - p[0]).flip(mirrored)
+    margins = p[1:] - p[0]
+    return margins.flip(mirrored) if mirrored else margins
 
 
 @torch.inference_mode()
@@ -68,7 +69,12 @@ def margins_to_classes(
     margins: np.ndarray,  # (C - 1, X, Y, Z)
 ) -> np.ndarray:  # (X, Y, Z) uint8, 0 ... C - 1
     "The class of the largest margin, and background where none is above 0."
-    return np.where(margins.max(0) > 0, 1 + margins.argmax(0), 0).astype(np.uint8)
+    classes = np.zeros(margins.shape[1:], np.uint8)
+    largest = np.zeros(margins.shape[1:], margins.dtype)  # of the margins so far, and 0
+    for number, margin in enumerate(margins, 1):
+        classes[margin > largest] = number
+        np.maximum(largest, margin, out=largest)
+    return classes
 
 
 def margins_to_probabilities(
@@ -148,11 +154,11 @@ def mean_margins(
     passes: Passes = ONE_PASS,
 ) -> tuple[np.ndarray, float | None]:  # (C - 1, X, Y, Z) margins; agreement of several passes
     "Mean of all passes, and how far their masks agree."
-    total, masks = 0.0, []
+    total, masks = None, []
     for margins in all_passes(models, image, config, passes):
-        total = total + margins
         masks.append(margins_to_classes(margins.cpu().numpy()))
-    return (total / len(masks)).cpu().numpy(), mean_agreement(masks)
+        total = margins if total is None else total.add_(margins)  # a whole scan is large
+    return total.div_(len(masks)).cpu().numpy(), mean_agreement(masks)
 
 # %% ../../nbs/handbook/margins.ipynb #ad783da9
 def margins_to_entropy(
