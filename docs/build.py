@@ -29,7 +29,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 BESIDE = ("docs/conf.py", "docs/site/course.css", "docs/site/course.js")
 DOCUMENTS = [
     path.relative_to(ROOT).as_posix()
-    for folder in (".", "data", "docs", "results")
+    for folder in (".", "data", "docs", "results", "results/search2")
     for path in sorted(ROOT.glob(f"{folder}/*.md"))
     if path != ROOT / "README.md"  # the front page
 ]

@@ -27,7 +27,7 @@ LESSONS = [path for path in LESSONS if ".ipynb_checkpoints" not in path.parts]
 NOTEBOOKS = [*LESSONS, ROOT / "index.ipynb"]
 DOCUMENTS = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"),
-    *("data/README.md", "results/README.md", "docs/checklists.md"),
+    *("data/README.md", "results/README.md", "results/search2/README.md", "docs/checklists.md"),
 )
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PLOTLY = "application/vnd.plotly.v1+json"
