@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 from torch import nn
 
 from .calibration import NEAR_VOXELS, near_masks
@@ -69,7 +69,6 @@ def rank_correlation(
     scores: Sequence[float],  # one per scan, for instance Dice
 ) -> float | None:  # -1 to 1; None where all numbers or all scores are equal
     "Spearman's rho: the correlation of the ranks, equal values with their mean rank."
-    a, b = rankdata(numbers), rankdata(scores)
-    a, b = a - a.mean(), b - b.mean()
-    scale = np.sqrt((a**2).sum() * (b**2).sum())
-    return float((a * b).sum() / scale) if scale else None
+    if len(set(numbers)) < 2 or len(set(scores)) < 2:
+        return None
+    return float(spearmanr(numbers, scores).statistic)
