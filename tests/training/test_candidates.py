@@ -1,9 +1,12 @@
-"""Rows of `results/search2/candidates.py`: each trains, and learns from unannotated patches."""
+"""`results/search2`: each candidate trains and learns from unannotated patches; chosen scans."""
+
+import importlib.util
 
 import pytest
 import torch
 from helpers import ROOT
 
+from lgermt.data.datasets import load_scan, load_split, read_list, write_phantoms
 from lgermt.losses.terms import StepContext
 from lgermt.losses.weak_to_strong import soft_ce_dice_loss
 from lgermt.training.config import TrainConfig, resolve_config
@@ -12,6 +15,11 @@ from lgermt.training.plugins import load_plugin
 from lgermt.training.trainer import Trainer
 
 PLUGIN = ROOT / "results/search2/candidates.py"
+SPECIFICATION = importlib.util.spec_from_file_location(
+    "choose_scans", ROOT / "results/search2/choose_scans.py"
+)
+choose_scans = importlib.util.module_from_spec(SPECIFICATION)
+SPECIFICATION.loader.exec_module(choose_scans)
 ROWS = (
     "two-views",
     "sure-voxels",
@@ -108,3 +116,24 @@ def test_the_overlap_of_shifted_crops_is_the_same_place():
     assert torch.equal(shown[0], crops[1]) and torch.equal(shown[1], crops[0])
     overlap = logits(images[:, :, 16:-16, 16:-16])
     torch.testing.assert_close(loss, soft_ce_dice_loss(overlap, overlap.softmax(1)))
+
+
+def test_scans_that_differ_most_are_chosen():
+    "Three groups on a line: the middle first, then an end, then the other; never one twice."
+    features = torch.tensor([[0.0, 1], [0.1, 1], [5, 1], [10, 1], [10.5, 1]])
+    assert choose_scans.most_different(features, 3) == [2, 4, 0]
+    assert sorted(choose_scans.most_different(features, 5)) == [0, 1, 2, 3, 4]
+
+
+def test_the_chosen_scans_stand_first_and_the_held_out_ones_last(tmp_path, monkeypatch, capsys):
+    write_phantoms(tmp_path / "scans", train=6, test=0, shape=(48, 40, 32))
+    before = read_list(tmp_path / "scans/train.list")
+    command = ["choose_scans.py", str(tmp_path / "scans"), str(tmp_path / "drawn"), "--count", "2"]
+    monkeypatch.setattr("sys.argv", [*command, "--hold-out", "2"])
+    choose_scans.main()
+    after = read_list(tmp_path / "drawn/train.list")
+    assert sorted(after) == sorted(before) and after[-2:] == before[-2:]
+    assert after[:2] == capsys.readouterr().out.split()[1:] and after[:4] != before[:4]
+    assert load_split(tmp_path / "drawn", labeled=2, hold_out=2).labeled == tuple(after[:2])
+    drawn = load_scan(tmp_path / "drawn", after[0], labeled=True)
+    assert (drawn.image == load_scan(tmp_path / "scans", after[0], labeled=True).image).all()
