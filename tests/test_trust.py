@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from configparser import ConfigParser
 from importlib import metadata
 from pathlib import Path
@@ -21,9 +22,11 @@ import yaml
 from helpers import ROOT
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from trust import __main__ as trust_main
 from trust import common, mutate, notebooks, run_notebook, science, supply
 from trust import tests as trust_tests
 
+from lgermt.utils.files import read_json
 from lgermt.viz.figures import COLORS
 
 WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
@@ -272,6 +275,54 @@ def test_a_wheel_built_twice_is_the_same_byte_for_byte(tmp_path):
 
 
 # make trust
+
+
+def a_section(name, passed, before=lambda: None):
+    "A section of `make trust` that finds this."
+
+    def section(size, seed):
+        before()
+        return common.Figures("one", f"with seed {seed}", passed, {})
+
+    section.__name__, section.__doc__ = name, f"Promise {name}."
+    return section
+
+
+def measure_all(sections, path, monkeypatch, *arguments):
+    "Runs `make trust` with these sections; its exit code and what it stored."
+    named = {section.__name__: section for section in sections}
+    monkeypatch.setattr(trust_main, "SECTIONS", named)
+    with pytest.raises(SystemExit) as stop:
+        trust_main.main(["--seed", "7", "--json", str(path), *arguments])
+    return stop.value.code, read_json(path)["sections"]
+
+
+def test_sections_are_measured_two_at_a_time_and_stored_in_their_order(tmp_path, monkeypatch):
+    meeting = threading.Barrier(2, timeout=60)  # neither goes on before the other has come
+    pair = [a_section(name, True, meeting.wait) for name in ("a", "b")]
+    run = tmp_path / "trust.json", monkeypatch, "--workers", "2"
+    code, stored = measure_all([*pair, a_section("c", True)], *run)
+    assert code == 0 and list(stored) == ["a", "b", "c"]
+    assert stored["c"]["found"] == "with seed 7" and stored["c"]["promise"] == "Promise c."
+    known = {"a": {"minutes": 1}, "b": {"minutes": 3}}
+    assert trust_main.longest_first("abc", known) == ["c", "b", "a"]
+
+
+def test_exit_code_of_promises(tmp_path, monkeypatch, capsys):
+    holds, unknown, broken = (a_section(f"{passed}", passed) for passed in (True, None, False))
+    run = tmp_path / "trust.json", monkeypatch
+    assert measure_all([holds, unknown], *run)[0] == 0
+    assert "NOT KNOWN" in capsys.readouterr().out
+    assert measure_all([holds, unknown, broken], *run)[0] == 1
+
+    def stop():
+        raise OSError("an error of ours")
+
+    code, stored = measure_all([holds, a_section("None", True, stop), broken], *run)
+    assert code == 1 and list(stored) == ["True", "False"]  # an older figure would be a lie
+    assert "an error of ours" in capsys.readouterr().err
+    code, stored = measure_all([holds, broken], *run, "--only", "True")
+    assert code == 0 and list(stored) == ["True", "False"]
 
 
 def test_a_broken_promise_is_noticed(monkeypatch):
