@@ -381,6 +381,7 @@ def test_outputs_are_compared_with_a_tolerance():
     assert not same("Dice 0.912", "Dice 0.93", 1e-3)
     assert not same("Dice 0.912", "ASD 0.912", 1e-3)
     assert not same("12 scans", "13 scans", 1e-3)
+    assert not same("#1e8449", "#1e844a", 1e-3)  # colours, not numbers
     figure = {"type": "scatter", "y": [1.0, 2.0, 3.0], "uid": "a"}
     assert notebooks.same_data(figure, {**figure, "uid": "b", "y": [1.0, 2.002, 3.0]}, 1e-3)
     assert not notebooks.same_data(figure, {**figure, "y": [1.0, 2.1, 3.0]}, 1e-3)
