@@ -31,7 +31,7 @@ def overview() -> str:
 def main(
     argv: list[str] | None = None,  # arguments; None takes the process's own
 ) -> None:
-    "What `python -m lgermt` runs. Exit code 2 where an argument is given that it does not take."
+    "Print the list of commands. Any argument but --help ends with one line and exit code 2."
     given = sys.argv[1:] if argv is None else argv
     unknown = [word for word in given if word not in ("-h", "--help")]
     if not unknown:

@@ -66,7 +66,7 @@ def extend_lists(
     cases: Sequence[Case],  # of the set
     newly_annotated: Collection[str] = (),  # IDs
 ) -> tuple[dict[str, list[str]], list[str]]:  # the lists; what changed, a line each
-    "Add scans to train.list that are in no list, in the way of the table above."
+    "Add scans that are in no list to train.list; newly annotated ones move to its head."
     annotated = {case.id for case in cases if case.label}
     listed = {case for ids in lists.values() for case in ids}
     scored = {case for name, ids in lists.items() if name != "train.list" for case in ids}
