@@ -130,7 +130,7 @@ def files_of_pattern(
 def check_named_file(
     path: Path,  # named by the user
 ) -> None:
-    "Raises `InputError` for a file that is not there, or of a format that nobody reads."
+    "Raises `InputError` for a file that is not there, or of an unknown format."
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; check the path")
     if path.is_file() and file_suffix(path) not in (".h5", *SITK_SUFFIXES):

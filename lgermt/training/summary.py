@@ -80,7 +80,7 @@ def describe_run(
 
 # %% ../../nbs/handbook/run_summary.ipynb #7bb62382
 WARMUP_STEPS, TIMED_STEPS = 2, 5
-SHORT_SECONDS, ENOUGH_ITERATIONS = 20 * 60, 500  # of a first look on a CPU
+SHORT_SECONDS, ENOUGH_ITERATIONS = 20 * 60, 500  # of a short run on a CPU
 LEAST_SIDE = 32  # of its patch, voxels
 
 
@@ -156,7 +156,7 @@ class StepTimer:
         losses: dict[str, Tensor],  # of the step
         trainer: Trainer,
     ) -> object:  # what the other callback answers
-        "Looks at the clock after the steps where timing begins and ends."
+        "Reads the clock after the steps where timing begins and ends."
         steps = done - self.start
         if steps == WARMUP_STEPS:
             float(losses["loss"])  # waits for a GPU
