@@ -62,6 +62,9 @@ def test_the_workflow_covers_what_is_supported():
     systems = {name.split("-")[0] for name in matrix["system"]}
     assert systems == {"ubuntu", "macos", "windows"}
     assert matrix["python"][0] == SETTINGS["min_python"]
+    tried = {*matrix["python"], *jobs["everything"]["strategy"]["matrix"]["python"]}
+    minors = sorted(int(version.partition(".")[2]) for version in tried)
+    assert minors == list(range(minors[0], minors[-1] + 1))  # none between is left out
     (torch,) = [
         r for r in map(Requirement, shlex.split(SETTINGS["requirements"])) if r.name == "torch"
     ]

@@ -26,7 +26,8 @@ from nbclient import NotebookClient
 
 book = nbformat.read(sys.argv[1], 4)
 folder = {"metadata": {"path": sys.argv[2]}}
-NotebookClient(book, timeout=None, store_widget_state=False, resources=folder).execute()
+patient = {"timeout": None, "startup_timeout": 900}  # seconds
+NotebookClient(book, **patient, store_widget_state=False, resources=folder).execute()
 nbformat.write(book, sys.argv[1])
 """
 
