@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .fast_affinity import fast_affinity_loss
+from .fast_affinity import block_starts, fast_affinity_loss, gather_blocks
 from .terms import StepContext, Term, TermOptions, limited
 
 # %% ../../nbs/04_structure/02_affinity.ipynb #944b391f
@@ -141,8 +141,9 @@ def local_structure_loss(
     "Eq. 3, mean over blocks drawn at the same places for both networks and all patches."
     if size is not None:
         corners = sample_block_corners(p_s.shape[2:], size, blocks, generator, sampling)
-        p_s = extract_blocks(p_s, corners, size)
-        p_t = extract_blocks(p_t, corners, size)
+        starts = block_starts(corners, p_s.shape[2:], p_s.device)
+        p_s = gather_blocks(p_s, starts, size)
+        p_t = gather_blocks(p_t, starts, size)
     return fast_affinity_loss(unit_vectors(p_s), unit_vectors(p_t.detach()))
 
 # %% ../../nbs/04_structure/02_affinity.ipynb #0292cbbc
