@@ -32,7 +32,7 @@ class LabelClasses:
 
     names: tuple[str, ...] = ("atrium",)
     values: tuple[tuple[int, ...], ...] = ((1,),)  # per class
-    dropped: tuple[int, ...] = ()  # values that are background, because somebody said so
+    dropped: tuple[int, ...] = ()  # values that the user has declared to be background
 
     def __str__(self):
         classes = []

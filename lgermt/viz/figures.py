@@ -86,7 +86,7 @@ def wrap_title(
 def axis_scale(
     spacing: tuple | None,  # (x, y, z) in mm; None: axes in voxels
 ) -> tuple:  # step per voxel along each axis, unit
-    "What a voxel measures along the axes of a figure."
+    "Size of a voxel along the axes of a figure, and its unit."
     return ((1.0, 1.0, 1.0), "voxel") if spacing is None else (spacing, "mm")
 
 

@@ -129,7 +129,7 @@ def mask_outlines(
 def line_key(
     names: Sequence[str],  # of the masks, in the order of `mask_outlines`
     classes: Sequence[str] = ONE_CLASS,  # names of the classes 1, 2, ...
-) -> str:  # empty where the colours say it
+) -> str:  # empty where colours alone tell the masks apart
     "Which mask has which kind of line, in words."
     words = {"solid": "solid", "dot": "dotted", "dash": "dashed"}
     if len(classes) == 1 or len(names) < 2:
