@@ -92,6 +92,7 @@ def reliability_figure(
     figure.update_xaxes(range=[-0.02, 1.02])
     figure.update_xaxes(title="probability of the atrium, as predicted", row=2, col=1)
     figure.update_yaxes(title="annotated share", range=[-0.02, 1.02], row=1, col=1)
-    figure.update_yaxes(title="voxels (%)", type="log", nticks=4, row=2, col=1)
+    ticks = [0.01, 0.1, 1, 3, 10, 30, 100]
+    figure.update_yaxes(title="voxels (%)", type="log", tickvals=ticks, row=2, col=1)
     legend = dict(orientation="h", x=0, xanchor="left", y=1.01, yanchor="bottom")
     return style_figure(figure, None, 560, barmode="group", legend=legend)
