@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from helpers import ROOT
+from helpers import ROOT, needs_posix
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from trust import __main__ as trust_main
@@ -366,6 +366,25 @@ def test_mutants_have_one_fault_each():
     sources = [source for *_, source in mutate.mutants(FUNCTION)]
     assert len(set(sources)) == len(sources)
     assert "annotation" not in dict.fromkeys(sources) and "int | None" in sources[0]
+
+
+@needs_posix
+def test_a_fault_without_a_check_survives(tmp_path):
+    cells = {
+        "first": "double = 2\nfound = []",
+        "second": "#| export\ndef twice(x):\n    return double * x\n\n\nlimit = 9",
+        "third": "assert twice(3) == 6 and not found\nfound.append(1)",
+    }
+    found = [("second", *mutant) for mutant in mutate.mutants(cells["second"])]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": []}), encoding="utf-8")
+    script = "import sys, json; from pathlib import Path; from trust import mutate\n"
+    script += "path, cells, found = json.loads(sys.argv[1])\n"
+    script += "print(json.dumps(list(mutate.tried(Path(path), cells, found, 60))))"
+    given = json.dumps([str(tmp_path / "a.ipynb"), cells, found])
+    done = common.process([sys.executable, "-c", script, given])
+    assert done.returncode == 0, done.stderr
+    survivors = {mutant["after"]: mutant["survives"] for mutant in json.loads(done.stdout)}
+    assert survivors == {"return double / x": False, "limit = 10": True}
 
 
 def test_every_survivor_has_a_reason_and_is_a_mutant():

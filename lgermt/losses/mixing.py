@@ -12,6 +12,7 @@ __all__ = ['PRETRAIN_FRACTION', 'COPY_PASTE', 'CUTMIX', 'mix_with_mask', 'random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
@@ -56,8 +57,8 @@ def batch_largest_component(
             inside = mask == number
             components, count = ndimage.label(inside)
             if count:
-                sizes = ndimage.sum_labels(inside, components, range(1, count + 1))
-                largest[torch.from_numpy(components == 1 + sizes.argmax())] = number
+                sizes = np.bincount(components[inside])  # voxels per component; 0 is the background
+                largest[torch.from_numpy(components == sizes.argmax())] = number
     return kept.to(masks.device)
 
 
@@ -159,7 +160,7 @@ class CutMixBatch(MixedBatch):
 def confidence_threshold(
     progress: float,  # t / t_max, 0 to 1
 ) -> float:  # tau, 0.75 to 0.95
-    "The confidence from which a pseudo-label counts; it rises linearly over the training."
+    "The confidence above which a pseudo-label counts; it rises linearly over the training."
     return 0.75 + 0.2 * min(max(progress, 0.0), 1.0)
 
 

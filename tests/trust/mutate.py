@@ -3,6 +3,9 @@
 `python -m trust.mutate MODULE [COUNT SEED]` tries COUNT of them, drawn with SEED, or all, and
 prints them as JSON. A mutant is the module with one small fault: another operator, another number,
 a condition turned round, a call left out. Checks that let a fault pass are missing a case.
+
+The cells run one after the other. Before an exported cell, each of its mutants goes on in a fork,
+to the end or to the first check that fails. So what stands above a cell is computed once.
 """
 
 import ast
@@ -14,9 +17,10 @@ import re
 import sys
 from copy import copy
 
+import torch
 from helpers import ROOT
 
-from trust.run_notebook import code_cells, module_file, run
+from trust.run_notebook import code_cells, steps
 
 COMPARISONS = {
     ast.Lt: ast.LtE,
@@ -72,9 +76,9 @@ def faults(node):
 
 
 def parts(node):
-    "Children of a node, without annotations."
+    "Children of a node, without annotations and decorators."
     for name, value in ast.iter_fields(node):
-        if name not in ("annotation", "returns"):
+        if name not in ("annotation", "returns", "decorator_list"):
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST) and not isinstance(child, WITHOUT_FAULTS):
                     yield child
@@ -133,8 +137,8 @@ def checks_only(cells):
     return dict(reversed(kept.items()))
 
 
-def survives(path, cells, seconds):
-    "Whether all checks pass, in a fork with a limit of processor time; and the time they took."
+def survives(running, seconds):
+    "Whether the cells that are left run, in a fork with a limit of processor time; their time."
     import resource  # POSIX, like fork
 
     number = os.fork()
@@ -145,21 +149,13 @@ def survives(path, cells, seconds):
             os.dup2(nowhere, 1)
             os.dup2(nowhere, 2)
             with contextlib.suppress(BaseException):
-                run(path, cells)
+                for _ in running:
+                    pass
                 os._exit(0)
         finally:
             os._exit(1)
     _, status, used = os.wait4(number, 0)
     return status == 0, used.ru_utime + used.ru_stime
-
-
-def preload(cells):
-    "Imports what the cells import, so that the forks need not do it again and again."
-    for source in cells.values():
-        for statement in ast.parse(source).body:
-            if isinstance(statement, (ast.Import, ast.ImportFrom)):
-                with contextlib.suppress(ImportError):
-                    exec(ast.unparse(statement), {})
 
 
 def notebook_of(module):
@@ -168,32 +164,50 @@ def notebook_of(module):
     return ROOT / re.search(r"nbs/\S+\.ipynb", text)[0]
 
 
+def cells_to_run(path, cells):
+    "The cells that check, or all where these do not run by themselves; their time."
+    for chosen in (checks_only(cells), cells):
+        sound, seconds = survives(steps(path, chosen), 3600)
+        if sound:
+            return chosen, seconds
+    raise AssertionError(f"{path.name}: its own checks fail")
+
+
+def tried(path, cells, found, seconds):
+    "Runs the cells with each mutant, (cell, function, line before, line after, source)."
+    running = steps(path, cells)
+    last = [name for name in cells if name in {mutant[0] for mutant in found}][-1]
+    for name in running:
+        sound = cells[name]
+        for _, function, before, after, source in [one for one in found if one[0] == name]:
+            cells[name] = f"#| export\n{source}"
+            alive, _ = survives(running, seconds)
+            yield {"function": function, "before": before, "after": after, "survives": alive}
+        cells[name] = sound
+        if name == last:
+            assert survives(running, seconds)[0], f"{path.name}: its checks fail in a fork"
+
+
 def main(module, count=0, seed=0):
     "Tries mutants; each as a dictionary."
+    torch.set_num_threads(1)  # a fork has neither the threads nor the GPU of its parent
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     path = notebook_of(module)
     cells = code_cells(path)
-    assert module_file(cells) is not None
     found = []
     for name, source in cells.items():
         if re.match(r"#\| *exports?\b", source):
             found += [(name, *mutant) for mutant in mutants(source)]
     if 0 < count < len(found):
         found = random.Random(seed).sample(found, count)
-    chosen = checks_only(cells)
-    preload(chosen)
-    sound, seconds = survives(path, chosen, 3600)
-    if not sound:  # a cell that was left out is needed
-        chosen = cells
-        sound, seconds = survives(path, chosen, 3600)
-    assert sound, f"{path.name}: its own checks fail"
-    tried = []
-    for name, function, before, after, source in found:
-        alive, _ = survives(path, chosen | {name: f"#| export\n{source}"}, int(10 * seconds + 30))
-        mutant = {"function": function, "before": before, "after": after, "survives": alive}
-        tried.append(mutant)
-        verdict = "SURVIVES" if alive else "found"
-        print(f"{verdict}  {function}: {before}  ->  {after}", file=sys.stderr, flush=True)
-    return tried
+    chosen, seconds = cells_to_run(path, cells)
+    results = []
+    for mutant in tried(path, chosen, found, int(10 * seconds + 30)):
+        results.append(mutant)
+        verdict = "SURVIVES" if mutant["survives"] else "found"
+        line = "{function}: {before}  ->  {after}".format(**mutant)
+        print(f"{verdict}  {line}", file=sys.stderr, flush=True)
+    return results
 
 
 if __name__ == "__main__":

@@ -43,16 +43,17 @@ def first_lines(module):
     return {header[1]: n for header, n in headers if header}
 
 
-def run(path, cells=None):
-    "Runs the cells; raises what the first faulty cell raises."
-    cells = code_cells(path) if cells is None else cells
+def steps(path, cells):
+    "Runs the cells, each after its ID is yielded; raises what the first faulty cell raises."
     module = module_file(code_cells(path))
     starts = first_lines(module)
     os.chdir(path.parent)
     sys.path.insert(0, str(path.parent))
     shell = CaptureShell(path)
     shell.ast_node_interactivity = "none"  # nobody sees a figure
-    for name, source in cells.items():
+    for name in cells:
+        yield name
+        source = cells[name]
         if name in starts and re.match(r"#\| *exports?\b", source):
             code = re.sub(r"\A(#\|.*\n|\s*\n)+", "", source)
             program = compile("\n" * (starts[name] - 1) + code, str(module), "exec")
@@ -61,6 +62,12 @@ def run(path, cells=None):
         shell.run(source)
         if shell.exc:
             raise shell.exc
+
+
+def run(path, cells=None):
+    "Runs the cells; raises what the first faulty cell raises."
+    for _ in steps(path, code_cells(path) if cells is None else cells):
+        pass
 
 
 if __name__ == "__main__":
