@@ -184,7 +184,7 @@ def check_blocks(
 ) -> None:
     "Raises `ValueError` when the blocks cannot be drawn from the patch."
     if options.size:
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator()  # one of its own; the corners are not used
         sample_block_corners(
             config.patch, options.size, options.blocks, generator, options.sampling
         )
