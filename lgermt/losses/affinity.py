@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOCAL', 'unit_vectors', 'affinity_map', 'gram', 'affinity_loss', 'sample_block_corners', 'sample_grid',
-           'sample_lattice', 'extract_blocks', 'local_structure_loss', 'LocalOptions', 'local_term', 'number_of_blocks',
-           'check_blocks']
+           'sample_lattice', 'extract_blocks', 'loss_of_blocks', 'local_structure_loss', 'LocalOptions', 'draw_blocks',
+           'local_term', 'number_of_blocks', 'check_blocks']
 
 # %% ../../nbs/04_structure/02_affinity.ipynb #31dcdd40
 import itertools
@@ -130,6 +130,19 @@ def extract_blocks(
     return torch.cat([p[:, :, x : x + size, y : y + size, z : z + size] for x, y, z in corners])
 
 
+def loss_of_blocks(
+    p_s: Tensor,  # (B, C, X, Y, Z) student's probabilities
+    p_t: Tensor,  # same shape, teacher's; gets no gradient
+    starts: Tensor | None,  # (N,) of `block_starts`; None: the whole patch is one block
+    size: int | None,  # side of a block in voxels
+) -> Tensor:  # 0-d float32, 0 to 1
+    "Eq. 3, mean over the given blocks and all patches."
+    if starts is not None:
+        p_s = gather_blocks(p_s, starts, size)
+        p_t = gather_blocks(p_t, starts, size)
+    return fast_affinity_loss(unit_vectors(p_s), unit_vectors(p_t.detach()))
+
+
 def local_structure_loss(
     p_s: Tensor,  # (B, C, X, Y, Z) student's probabilities
     p_t: Tensor,  # same shape, teacher's; gets no gradient
@@ -139,12 +152,11 @@ def local_structure_loss(
     sampling: str = "grid",  # how blocks are drawn, see `sample_block_corners`
 ) -> Tensor:  # 0-d float32, 0 to 1
     "Eq. 3, mean over blocks drawn at the same places for both networks and all patches."
+    starts = None
     if size is not None:
         corners = sample_block_corners(p_s.shape[2:], size, blocks, generator, sampling)
         starts = block_starts(corners, p_s.shape[2:], p_s.device)
-        p_s = gather_blocks(p_s, starts, size)
-        p_t = gather_blocks(p_t, starts, size)
-    return fast_affinity_loss(unit_vectors(p_s), unit_vectors(p_t.detach()))
+    return loss_of_blocks(p_s, p_t, starts, size)
 
 # %% ../../nbs/04_structure/02_affinity.ipynb #0292cbbc
 @dataclass(frozen=True)
@@ -159,15 +171,27 @@ class LocalOptions(TermOptions):
     "How blocks are drawn: any distinct tiles of the patch, or 2 x 2 x 1 of them."
 
 
+def draw_blocks(
+    step: StepContext,
+    options: LocalOptions,
+) -> Tensor | None:  # (N,) int64 on the device, see `block_starts`; None: no blocks
+    "Places of the blocks, drawn with the step's generator."
+    if not options.size:
+        return None
+    sides = step.images.shape[2:]
+    corners = sample_block_corners(
+        sides, options.size, options.blocks, step.generator, options.sampling
+    )
+    return block_starts(corners, sides, step.images.device)
+
+
 def local_term(
     step: StepContext,
     options: LocalOptions,
 ) -> Tensor:  # 0-d float32
-    "L_L, Eq. 3, on blocks drawn with the step's generator."
-    size = options.size or None  # None: the whole patch is one block
-    return local_structure_loss(
-        step.p_s, step.p_t, size, options.blocks, step.generator, options.sampling
-    )
+    "L_L, Eq. 3, on the blocks that were drawn for this step."
+    starts = step.drawn["local"] if "local" in step.drawn else draw_blocks(step, options)
+    return loss_of_blocks(step.p_s, step.p_t, starts, options.size)
 
 
 def number_of_blocks(
@@ -198,4 +222,5 @@ LOCAL = Term(
     factors={"paper": number_of_blocks},
     preset_options={"released": {"sampling": "lattice"}},
     check=check_blocks,
+    draw=draw_blocks,
 )

@@ -42,6 +42,7 @@ class StepContext:
     student: Callable[[Tensor], Tensor] | None = None  # images -> logits, with gradient
     teacher: Callable[[Tensor], Tensor] | None = None  # images -> probabilities, no gradient
     networks: dict = field(default_factory=dict)  # name -> further network
+    drawn: dict = field(default_factory=dict)  # term -> what it drew before the step
     mixed: MixedBatch | None = None  # what the method's `mix` returned
     p_t: Tensor | None = None  # (B, C, X, Y, Z) teacher's probabilities
     logits: Tensor | None = None  # (B', C, X, Y, Z) float32, student's, of all that it saw
@@ -141,6 +142,11 @@ class Term:
     preset_options: dict = field(default_factory=dict)  # preset -> {option: default of this preset}
     # (options, config) -> None; raises `ValueError` for options that do not fit the run
     check: Callable[[Any, Any], None] | None = None
+    # (step before its predictions, options) -> what the loss finds in `step.drawn`; the loss draws
+    # it itself where it is not there
+    draw: Callable[[StepContext, Any], Tensor | None] | None = None
+    # False: the loss itself draws, or looks at `progress`, so a recorded step cannot repeat it
+    repeatable: bool = True
 
     def __post_init__(self):
         if self.covers not in ("all", "labeled", "unlabeled"):

@@ -72,5 +72,9 @@ def uncertainty_masked_consistency(step: StepContext) -> Tensor:  # 0-d float32
 
 
 UNCERTAINTY_MASKED = Term(
-    "certain-consistency", uncertainty_masked_consistency, weight=0.1, covers="unlabeled"
+    "certain-consistency",
+    uncertainty_masked_consistency,
+    weight=0.1,
+    covers="unlabeled",
+    repeatable=False,  # it draws noise for every pass
 )

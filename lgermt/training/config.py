@@ -72,6 +72,8 @@ class TrainConfig:
     "auto: bf16 where the hardware multiplies it, else fp32."
     compile: Flag = False
     "torch.compile: faster steps on a GPU after a minute of compiling; takes a C++ compiler."
+    step: Literal["plain", "fused", "graph"] = "plain"
+    "fused: fewer operations; graph: the same, recorded once, on a GPU; neither is timed yet."
     # what the scans have in common; `resolve_config` reads it from the data
     classes: tyro.conf.Suppress[tuple[str, ...]] = ("atrium",)
     "Names of the classes 1, 2, ...; 0 is the background."
