@@ -140,7 +140,6 @@ def describe_run(
         "base_channels": config.base_channels,
         "scans": {"annotated": config.labeled, "held_out": scans},
         "data": Path(config.data).name,
-        "near_voxels": NEAR_VOXELS,
         "versions": versions(),
     }
 
@@ -166,6 +165,7 @@ def study_run(
     records = [scan.record for scan in scans]
     return {
         **describe_run(config, len(scans)),
+        "near_voxels": NEAR_VOXELS,
         "dice": float(np.mean([record["dice"] for record in records])),
         "before": summarize_calibration([scan.counts for scan in scans]),
         **cross_fit(scans),
@@ -194,6 +194,7 @@ def study_ensemble(
         records.append({"id": volume.id, "dice": found, "signals": signals})
     return {
         **describe_run(configs[0], len(volumes)),
+        "near_voxels": NEAR_VOXELS,
         "seeds": [config.seed for config in configs],
         "dice": float(np.mean([record["dice"] for record in records])),
         "before": summarize_calibration(counts),
