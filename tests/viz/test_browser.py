@@ -3,7 +3,6 @@
 All cells run, a control of every figure is moved, and the figure follows.
 """
 
-import ast
 import json
 import re
 from configparser import ConfigParser
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from browser import CHROMIUM, answers, lab, opened, shown, stop_kernels
+from controls import makers_of_controls, shown_maker
 from helpers import ROOT
 
 SKIPPED = ConfigParser(delimiters=["="])
@@ -26,39 +26,14 @@ ENDED = f"""() => [...document.querySelectorAll('.jp-OutputArea pre')].some(pre 
     pre.innerText.trim() === 'ALL-DONE' || pre.innerText.includes('{TRACEBACK}'))"""
 
 
-def makers_of_controls():
-    "Names of the library's functions that return controls with their figure."
-    makers = set()
-    for path in ROOT.glob("lgermt/viz/*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            returns = isinstance(node, ast.FunctionDef) and node.returns
-            if returns and ast.unparse(returns) == "VBox":
-                makers.add(node.name)
-    return makers
-
-
 MAKERS = makers_of_controls()
-
-
-def shows_controls(cell):
-    "Whether a cell makes controls, `name = maker(...)`, and ends with that name."
-    statements = ast.parse("".join(cell["source"])).body
-    if not statements or not isinstance(statements[-1], ast.Expr):
-        return False
-    shown = ast.unparse(statements[-1].value)
-    return any(
-        isinstance(statement, ast.Assign)
-        and ast.unparse(statement.targets[0]) == shown
-        and isinstance(statement.value, ast.Call)
-        and ast.unparse(statement.value.func) in MAKERS
-        for statement in statements
-    )
 
 
 def shown_controls(path):
     "How many boxes of controls a notebook leaves on the page."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return sum(shows_controls(cell) for cell in cells if cell["cell_type"] == "code")
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return sum(shown_maker(text, MAKERS) is not None for text in code)
 
 
 NOTEBOOKS = {
