@@ -45,7 +45,7 @@ from lgermt.evaluation.label_errors import (
 )
 from .evaluation.localizer import Localizer, load_localizer
 from .evaluation.segmentation import segment_scan
-from .training.checkpoint import load_model, training_record
+from .training.checkpoint import load_model, read_state, training_record
 from .training.config import TrainConfig
 from .utils.cli import exit_on_user_error, parse_args, tqdm_options
 from .utils.environment import disable_malloc_trim, parallel_map, pick_device
@@ -195,10 +195,11 @@ def load_network(
 ) -> TrainedNetwork:
     "The network of --checkpoint. Raises `InputError` where it takes other channels or classes."
     path, device = settings.checkpoint, pick_device(settings.device)
-    model, config = load_model(path, device)
+    state = read_state(path)
+    model, config = load_model(path, device, state=state)
     check_model_fits(config, with_names_of(found, config).info, settings.folder)
-    localizer = load_localizer(path, device)
-    return TrainedNetwork(path, model, config, training_record(path), localizer)
+    localizer = load_localizer(path, device, state)
+    return TrainedNetwork(path, model, config, training_record(path, state), localizer)
 
 
 def was_trained_with(

@@ -37,6 +37,7 @@ from lgermt.training.checkpoint import (
     find_model_file,
     load_model,
     read_model_config,
+    read_state,
     training_record,
 )
 from .training.config import TrainConfig
@@ -316,18 +317,19 @@ def score_checkpoint(
     progress: bool = True,  # whether to show a bar
 ) -> tuple[dict, list[Volume], list[np.ndarray]]:  # content of metrics.json, scans, masks
     "Segments and scores. Raises `InputError` where model and scans do not fit together."
-    model, config = load_model(settings.checkpoint, pick_device(settings.device), settings.weights)
+    path, state = settings.checkpoint, read_state(settings.checkpoint)
+    model, config = load_model(path, pick_device(settings.device), settings.weights, state)
     info = read_dataset_info(settings.data)
     check_model_fits(config, info, settings.data)
     volumes = load_scored(settings, config.hold_out)
-    record = training_record(settings.checkpoint)
+    record = training_record(path, state)
     same_image, _ = trained_with(record, volumes)
     warn(frame_warnings(config, info, volumes))
     warn(overlap_warnings(record, volumes))
     split = split_name(settings.split)
     metrics, masks = score_network(model, volumes, config, split, progress)
-    weights = settings.weights or held_weights(settings.checkpoint)
-    metrics |= {"weights": weights, "checkpoint": str(settings.checkpoint)}
+    weights = settings.weights or held_weights(path)
+    metrics |= {"weights": weights, "checkpoint": str(path)}
     if same_image:
         metrics["trained_with"] = list(same_image)
     return metrics, volumes, masks

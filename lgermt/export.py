@@ -33,6 +33,7 @@ from lgermt.training.checkpoint import (
     find_model_file,
     load_model,
     read_model_config,
+    read_state,
     training_record,
 )
 from .training.config import TrainConfig, config_to_dict
@@ -437,7 +438,8 @@ def export(
         import_optional(package, extra="export")
     check_export_folder(settings)
     path = find_model_file(settings.checkpoint)
-    model, config = load_model(path, pick_device("cpu"), settings.weights)
+    state = read_state(path)
+    model, config = load_model(path, pick_device("cpu"), settings.weights, state)
     if isinstance(model, OnnxModel):
         raise InputError(
             f"{path}: a graph holds no weights to export; give the run it came from, "
@@ -447,8 +449,8 @@ def export(
     if path.suffix == ".safetensors":
         weights = exported_weights(read_model_config(path.with_name("config.json"))[0])
     metrics = find_metrics(path, weights)
-    about = model_config(config, metrics, weights, settings.out) | training_record(path)
-    localizer = load_localizer(path)
+    about = model_config(config, metrics, weights, settings.out) | training_record(path, state)
+    localizer = load_localizer(path, state=state)
     if localizer:
         settings_of_it = config_to_dict(localizer.config)
         about["localizer"] = {"settings": settings_of_it, **localizer_facts(localizer)}

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['metric_columns', 'summary_row', 'label_candidates', 'find_label', 'read_label', 'attach_label', 'Prediction',
-           'output_files', 'write_outputs', 'made_from', 'describe_model', 'model_digest', 'load_models',
-           'plan_outputs', 'check_folders', 'Outcome', 'confidence_columns', 'look_first', 'row_line', 'Predictor',
-           'predict', 'print_outcome', 'main']
+           'output_files', 'write_outputs', 'made_from', 'is_model', 'repeat_ensemble', 'describe_model',
+           'model_digest', 'load_models', 'plan_outputs', 'check_folders', 'Outcome', 'confidence_columns',
+           'look_first', 'row_line', 'Predictor', 'predict', 'print_outcome', 'main']
 
 # %% ../nbs/09_your_scans/04_predict.ipynb #0e3531e0
 import contextlib
@@ -30,7 +30,7 @@ from .data.labels import map_labels
 from .data.scan_inputs import ScanFiles, find_scans
 from .data.surface import extract_surface, write_stl
 from .data.volume import Volume, same_voxels_on
-from .evaluation.localizer import LOCALIZER_WEIGHTS, load_localizer
+from .evaluation.localizer import LOCALIZER_WEIGHTS, Localizer, load_localizer
 from .evaluation.margins import Passes, margins_to_entropy, margins_to_probabilities
 from .evaluation.metrics import METRICS
 from .evaluation.model_frame import unknown_frame
@@ -41,7 +41,13 @@ from lgermt.evaluation.prediction_table import (
 )
 from .evaluation.scoring import score_case
 from .evaluation.segmentation import Segmentation, segment_scan
-from .training.checkpoint import find_model_file, load_model
+from lgermt.training.checkpoint import (
+    EXPORTED_SUFFIXES,
+    MODEL_FILES,
+    find_model_file,
+    load_model,
+    read_state,
+)
 from .training.config import TrainConfig
 from .utils.cli import Flag, exit_on_user_error, parse_args, tqdm_options
 from .utils.environment import disable_malloc_trim, pick_device
@@ -156,8 +162,8 @@ class Prediction:
     "Average over the scan and its mirrors along two axes: three times the work."
     largest_component: Flag = False
     "Keep the largest connected piece of every class."
-    ensemble: tuple[Path, ...] = ()
-    "Further checkpoints: the mean of all networks is taken. Another option has to follow."
+    ensemble: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    "Further checkpoints, RUN RUN ...: the mean of all networks is taken."
     whole_scan: Flag = False
     "Search the whole scan, also where the checkpoint's localizer could find the box."
     dropout_passes: int = 0
@@ -239,6 +245,32 @@ def made_from(
     }
 
 
+def is_model(
+    path: str | Path,  # as typed
+) -> bool:
+    "Whether a path is that of a run, of an exported model or of a file with a network."
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return any((path / name).is_file() for name in MODEL_FILES)
+    return path.suffix == ".pt" or path.suffix in EXPORTED_SUFFIXES
+
+
+def repeat_ensemble(
+    argv: Sequence[str],  # arguments
+) -> list[str]:  # `--ensemble A B SCAN` as `--ensemble A --ensemble B SCAN`
+    "Arguments in which every network of the ensemble has an option of its own."
+    spelled, rest = [], list(argv)
+    while rest:
+        argument = rest.pop(0)
+        spelled.append(argument)
+        if argument != "--ensemble" or not rest:
+            continue
+        spelled.append(rest.pop(0))
+        while rest and is_model(rest[0]):
+            spelled += ["--ensemble", rest.pop(0)]
+    return spelled
+
+
 def describe_model(
     settings: Prediction,
 ) -> dict:  # subject -> its value
@@ -271,12 +303,15 @@ def model_digest(
 
 def load_models(
     settings: Prediction,
-) -> tuple[list[torch.nn.Module], TrainConfig]:  # networks; settings of the first
-    "All networks. Raises `InputError` where they do not take the same scans."
-    device = pick_device(settings.device)
+) -> tuple[list[torch.nn.Module], TrainConfig, Localizer | None]:  # networks; of the first
+    "All networks, each file read once. Raises `InputError` where they do not take the same scans."
+    device, localizer = pick_device(settings.device), None
     models, configs = [], []
     for path in (settings.checkpoint, *settings.ensemble):
-        model, config = load_model(path, device, settings.weights)
+        state = read_state(path)
+        model, config = load_model(path, device, settings.weights, state)
+        if not (models or settings.whole_scan):
+            localizer = load_localizer(path, device, state)
         models.append(model)
         configs.append(config)
         for name in ("classes", "channels", "spacing", "orientation"):
@@ -286,7 +321,7 @@ def load_models(
                     f"--ensemble {path}: was trained with {name} {other}, "
                     f"{settings.checkpoint} with {one}; take networks of one set of scans"
                 )
-    return models, configs[0]
+    return models, configs[0], localizer
 
 
 def plan_outputs(
@@ -390,10 +425,7 @@ class Predictor:
         check_folders(settings)
         self.settings, self.progress = settings, progress
         self.model_entry = describe_model(settings)
-        self.models, self.config = load_models(settings)
-        self.localizer = None
-        if not settings.whole_scan:
-            self.localizer = load_localizer(settings.checkpoint, pick_device(settings.device))
+        self.models, self.config, self.localizer = load_models(settings)
         self.passes = Passes(settings.tta, settings.dropout_passes)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -520,7 +552,8 @@ def main(
 ) -> None:
     "What `python -m lgermt.predict` runs; exit code 2 where a scan was refused."
     with exit_on_user_error("lgermt.predict"):
-        settings = parse_args(Prediction, argv, "lgermt.predict")
+        spelled = repeat_ensemble(sys.argv[1:] if argv is None else argv)
+        settings = parse_args(Prediction, spelled, "lgermt.predict")
         try:
             outcome = predict(settings)
         except KeyboardInterrupt:

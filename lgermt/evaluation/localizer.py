@@ -35,10 +35,10 @@ from .sliding_window import sliding_window
 from lgermt.training.checkpoint import (
     build_trained_model,
     find_model_file,
-    load_checkpoint,
     load_safetensors_model,
     read_model_config,
     read_settings,
+    read_state,
     write_state,
 )
 from ..training.config import TrainConfig, config_to_dict, resolve_config
@@ -319,11 +319,12 @@ def read_localizer(
 def load_localizer(
     path: Path,  # a run, its last.pt, an exported folder, a file in it, or localizer.pt
     device: str | torch.device = "cpu",  # where the network goes
+    state: dict | None = None,  # of `read_state`; None: it is read here
 ) -> Localizer | None:  # None where the model has none
     "The localizer that belongs to a model. Raises `InputError` where it cannot be read."
     path = find_model_file(path)
-    if path.suffix not in (".safetensors", ".onnx"):
-        state = load_checkpoint(path)
+    state = state or read_state(path)
+    if state is not None:
         state = state if path.name == LOCALIZER_FILE else state.get("localizer")
         return None if state is None else read_localizer(state, path, device)
     about = read_model_config(path.with_name("config.json"))[0].get("localizer")

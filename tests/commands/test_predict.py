@@ -19,6 +19,7 @@ from lgermt.data.io import read_h5, write_h5
 from lgermt.data.phantom import make_phantom
 from lgermt.data.volume import Volume
 from lgermt.evaluation.sliding_window import sliding_window
+from lgermt.training import checkpoint as checkpoint_module
 from lgermt.training.checkpoint import load_model, save_checkpoint
 from lgermt.training.trainer import Trainer
 
@@ -270,6 +271,19 @@ def test_folders_of_dicom_slices(finished, tmp_path):
     one, other = (nibabel.as_closest_canonical(image) for image in (mask, same))
     np.testing.assert_array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))
     np.testing.assert_allclose(one.affine, other.affine, atol=1e-3)
+
+
+def test_a_checkpoint_is_read_once(finished, scans, tmp_path, monkeypatch):
+    read, load = [], checkpoint_module.load_checkpoint
+    monkeypatch.setattr(
+        checkpoint_module, "load_checkpoint", lambda path: read.append(path) or load(path)
+    )
+    predict(finished, tmp_path / "masks", scans / "phantom_004" / "mri_norm2.h5")
+    assert read == [finished / "last.pt"]
+    options = "--checkpoint", finished, "--data", scans
+    run("evaluate", *options, "--out", tmp_path / "scores.json")
+    run("export", *options[:2], "--out", tmp_path / "exported")
+    assert read == [finished / "last.pt"] * 3
 
 
 # repeated calls
