@@ -38,7 +38,7 @@ class Threshold(torch.nn.Module):
 def threshold(finished, monkeypatch):
     "A finished run whose network is exchanged for the threshold."
     config = load_model(finished, "cpu")[1]
-    monkeypatch.setattr(module, "load_model", lambda *_: (Threshold().eval(), config))
+    monkeypatch.setattr(module, "load_model", lambda *_, **__: (Threshold().eval(), config))
     return finished
 
 
