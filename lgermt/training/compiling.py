@@ -21,7 +21,7 @@ CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # PyTorch's name of its folder
 
 
 def user_cache() -> Path:
-    "Where a program may keep what it can make again: a folder of the user's."
+    "The user's folder for files that a program can make again."
     if sys.platform == "win32":
         default = Path.home() / "AppData" / "Local"
         return Path(os.environ.get("LOCALAPPDATA", default)) / "lgermt"
