@@ -10,6 +10,7 @@ from helpers import ROOT
 
 from trust.common import TESTS, Figures, module_run, process
 
+FORM = ("test_notebooks.py", "test_repository.py")  # notebooks run below; the form of files
 STATEMENTS, BRANCHES = 90, 80  # percent that the tests have to reach
 SETTINGS = """[run]
 branch = true
@@ -44,6 +45,7 @@ def coverage(size, seed):
         program = [sys.executable, "-m", "coverage"]
         count = [*program, "run", f"--rcfile={settings}", "-m"]
         pytest = [*count, "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *tests]
+        pytest += [f"--ignore={TESTS / name}" for name in FORM]
         runs = {"tests": pytest}
         runs |= {path.stem: [*count, "trust.run_notebook", path] for path in paths}
         for name, command in runs.items():
