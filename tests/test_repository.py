@@ -66,7 +66,9 @@ def outputs(path):
 def run(*command, cwd=ROOT):
     "Runs a tool of the environment; its output where it fails."
     program = shutil.which(command[0], path=BIN)
-    done = subprocess.run([program, *command[1:]], cwd=cwd, capture_output=True, text=True)
+    done = subprocess.run(
+        [program, *command[1:]], cwd=cwd, capture_output=True, encoding="utf-8", errors="replace"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -283,7 +285,7 @@ def test_exported_lines_are_not_wide():
 def test_no_file_is_large():
     try:
         listed = subprocess.run(
-            ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+            ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, encoding="utf-8"
         ).stdout.split("\0")
         files = [ROOT / name for name in listed if name]
     except (OSError, subprocess.CalledProcessError):  # an archive without history

@@ -106,9 +106,10 @@ def parsed(argv):
 
 
 def line_of(name, found):
-    "A section as it is printed."
+    "A section as it is printed; where its promise is broken, with all numbers."
     verdict = VERDICTS[found["passed"]]
-    return f"{name:<11}{verdict}  {found['tried']}: {found['found']} ({found['minutes']} min)"
+    line = f"{name:<11}{verdict}  {found['tried']}: {found['found']} ({found['minutes']} min)"
+    return line if found["passed"] is not False else f"{line}\n{found['numbers']}"
 
 
 def main(argv=None):

@@ -33,6 +33,8 @@ class Size:
     pins: str = "requirements-hashed.txt"  # what is asked for known holes
 
 
+# the output of a process as text, whatever the locale of this one
+CAPTURED = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
 QUICK = Size(
     shapes=20,
     files=40,
@@ -64,7 +66,13 @@ def process(command, **variables):
     path = os.pathsep.join(map(str, (ROOT, TESTS, own)))
     environment = {**ENVIRONMENT, "PYTHONPATH": path, "PLOTLY_RENDERER": "plotly_mimetype"}
     command, environment = list(map(str, command)), environment | variables
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, env=environment, **CAPTURED)
+
+
+def last_line(done):
+    "What a process said last, for people: its errors, or else its output."
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return lines[-1] if lines else f"ended with {done.returncode}"
 
 
 def module_run(name, *arguments):
@@ -75,10 +83,7 @@ def module_run(name, *arguments):
 def worker(script, *arguments, **environment):
     "Runs a script of the tests to its end; what it printed."
     command = [sys.executable, TESTS / script, *map(str, arguments)]
-    done = subprocess.run(
-        command, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=7200
-    )
-    return done
+    return subprocess.run(command, env=ENVIRONMENT | environment, **CAPTURED, timeout=7200)
 
 
 def pytest_run(*arguments, **environment):
@@ -86,9 +91,7 @@ def pytest_run(*arguments, **environment):
     path = os.pathsep.join(map(str, (ROOT, TESTS)))
     environment = ENVIRONMENT | {"PYTHONPATH": path} | environment
     command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(
-        list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, **CAPTURED)
     counts = {}
     for word in ("passed", "failed", "error", "skipped"):
         numbers = re.findall(rf"(\d+) {word}", done.stdout)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from helpers import ROOT
 
-from trust.common import TESTS, Figures, process
+from trust.common import TESTS, Figures, last_line, process
 
 TOLERANCE = 1e-3  # relative, where `tolerances.csv` names no other
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -139,7 +139,7 @@ def outputs(size, seed):
             shutil.copyfile(path, copy)
             done = run_copy(copy, path.parent)
             if done.returncode:
-                failed.append(path.stem)
+                failed.append(f"{path.stem}: {last_line(done)}")
                 continue
             fresh = json.loads(copy.read_text(encoding="utf-8"))
         found, count = differing_cells(stored, fresh, path.stem, own)

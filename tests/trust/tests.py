@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helpers import ROOT
 
-from trust.common import TESTS, Figures, module_run, process
+from trust.common import TESTS, Figures, last_line, module_run, process
 
 FORM = ("test_notebooks.py", "test_repository.py")  # notebooks run below; the form of files
 STATEMENTS, BRANCHES = 90, 80  # percent that the tests have to reach
@@ -49,8 +49,9 @@ def coverage(size, seed):
         runs = {"tests": pytest}
         runs |= {path.stem: [*count, "trust.run_notebook", path] for path in paths}
         for name, command in runs.items():
-            if process(command).returncode:
-                failed.append(name)
+            done = process(command)
+            if done.returncode:
+                failed.append(f"{name}: {last_line(done)}")
         process([*program, "combine", f"--rcfile={settings}"])
         written = Path(folder) / "coverage.json"
         done = process([*program, "json", f"--rcfile={settings}", "-o", written])
