@@ -26,7 +26,7 @@ class Size:
     examples: int = 300  # per property
     mistakes: tuple = ()  # names of test files; none: all
     steps: str = "one_step"  # tests of two processes
-    mutants: int = 20  # faults tried per module, drawn at random; 0: all
+    mutants: int = 0  # faults tried per module, drawn at random; 0: all
     mutated: tuple = MUTATED  # modules
     notebooks: tuple = ()  # names of those that run; none: all
     tests: tuple = ("tests",)  # whose coverage counts; notebooks too
