@@ -68,7 +68,14 @@ from lgermt.evaluation.locating import (
     read_coarse_scans,
     usable_localizer,
 )
-from .utils.cli import Flag, exit_on_user_error, format_option, parse_args, tqdm_options
+from lgermt.utils.cli import (
+    Flag,
+    ThreeFloats,
+    exit_on_user_error,
+    format_option,
+    parse_args,
+    tqdm_options,
+)
 from .utils.environment import parallel_map, pick_device
 from .utils.errors import InputError
 from .utils.files import lock_folder, remove_temporary_files, write_json
@@ -187,7 +194,7 @@ class Preparation:
     """none; label (the published way: the annotation's box and 10 to 19 voxels);
     located (a small network, trained on the annotated scans of train.list, finds the box of
     every scan); or a CSV of boxes with a row for every scan: id,x0,x1,y0,y1,z0,z1."""
-    spacing: tuple[float, float, float] | None = None
+    spacing: ThreeFloats = None
     "Voxel size in mm to resample to; as it is where not given."
     patch: tuple[int, int, int] = (112, 112, 80)
     "With --crop label or located: a box is widened to hold this patch."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mask_and_probability', 'segment', 'with_mm', 'volume_scores', 'mask_scores', 'score_case', 'summarize_classes',
            'summarize_surface_dice', 'summarize_cases', 'score_masks', 'score_network', 'describe_islands',
-           'describe_surface', 'describe_missed', 'format_scores', 'median_case']
+           'describe_surface', 'describe_missed', 'describe_windows', 'format_scores', 'median_case']
 
 # %% ../../nbs/handbook/scoring.ipynb #ec79ff1d
 import numpy as np
@@ -189,7 +189,8 @@ def score_network(
         results |= share
     cases, masks, counts = zip(*[results[i] for i in range(len(volumes))])
     metrics = summarize_cases(list(cases), list(masks), config.method, split)
-    return metrics | {"calibration": summarize_calibration(counts)}, list(masks)
+    metrics |= {"calibration": summarize_calibration(counts)}
+    return metrics | {"window": list(config.patch), "stride": list(config.stride)}, list(masks)
 
 # %% ../../nbs/handbook/scoring.ipynb #43f49773
 def describe_islands(
@@ -236,6 +237,16 @@ def describe_missed(
     )
 
 
+def describe_windows(
+    metrics: dict,  # content of metrics.json; masks from elsewhere come from no window
+) -> str:  # one line, or ""
+    "The windows that the masks are the mean of."
+    if "window" not in metrics:
+        return ""
+    sides, stride = metrics["window"], metrics["stride"]
+    return f"windows of {' x '.join(map(str, sides))} voxels, stride {' '.join(map(str, stride))}"
+
+
 def format_scores(
     metrics: dict,  # content of metrics.json
 ) -> str:  # lines for the terminal
@@ -257,7 +268,8 @@ def format_scores(
     lines += [line("mean", metrics["mean"]), line("std", metrics["std"])]
     if islands := describe_islands(metrics):
         lines += [line("largest", metrics["largest_piece"]["mean"]), islands]
-    lines += filter(None, [describe_surface(metrics), describe_missed(metrics)])
+    described = describe_surface(metrics), describe_missed(metrics), describe_windows(metrics)
+    lines += filter(None, described)
     if by_class:
         lines.append("mean of each class")
     for name, summary in by_class.items():

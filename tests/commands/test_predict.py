@@ -348,6 +348,7 @@ def test_masks_of_two_networks_do_not_mix(finished, three, tmp_path):
         (other, (), "made with another checkpoint"),
         (finished, ("--weights", "teacher"), "made with another --weights"),
         (finished, ("--largest-component",), "made with another --largest-component"),
+        (finished, ("--stride", "16", "16", "8"), "made with another --stride"),
     ):
         before = (out / "predictions.csv").read_bytes()
         (line,) = predict(checkpoint, out, three, *more, code=2).errors
@@ -357,6 +358,30 @@ def test_masks_of_two_networks_do_not_mix(finished, three, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(finished, moved)
     assert "1 scan done before" in predict(moved, out, three / "s0.nii.gz").out.getvalue()
+
+
+def test_masks_of_a_version_that_noted_no_stride_go_on(finished, three, tmp_path):
+    out = tmp_path / "masks"
+    printed = predict(finished, out, three / "s0.nii.gz").out.getvalue()
+    assert "from windows of 32 x 32 x 16 voxels, stride 32 32 16" in printed
+    note = json.loads((out / "predict.json").read_text())
+    assert note["scans"]["s0"]["model"].pop("--stride") == [32, 32, 16]
+    (out / "predict.json").write_text(json.dumps(note))
+    assert "1 scan done before" in predict(finished, out, three / "s0.nii.gz").out.getvalue()
+    (line,) = predict(finished, out, "--stride", 8, 8, 8, three / "s0.nii.gz", code=2).errors
+    assert "made with another --stride" in line
+
+
+def test_several_scans_and_mirrors_at_another_stride(finished, three, tmp_path):
+    "Every mask is that of its scan alone."
+    options = "--stride", 16, 24, 8, "--tta"
+    predict(finished, tmp_path / "all", *options, three)
+    for number in range(3):
+        name = f"s{number}_pred.nii.gz"
+        predict(finished, tmp_path / "one", *options, three / f"s{number}.nii.gz")
+        np.testing.assert_array_equal(
+            voxels(tmp_path / "one" / name), voxels(tmp_path / "all" / name)
+        )
 
 
 class Killed(BaseException):
