@@ -6,7 +6,7 @@
 __all__ = ['SPATIAL', 'patch_statistics', 'per_channel', 'NormalizeBatch', 'normalize_plainly', 'normalize_as',
            'convolve_without_bias', 'removes_bias', 'FusedUnit', 'fuse_units']
 
-# %% ../../nbs/handbook/fused_layers.ipynb #3598adf7
+# %% ../../nbs/handbook/fused_layers.ipynb #f5cd944a
 from itertools import zip_longest
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .layers import InstanceNorm, SafeConv3d
 
-# %% ../../nbs/handbook/fused_layers.ipynb #2d17cd0f
+# %% ../../nbs/handbook/fused_layers.ipynb #b6fba8b1
 SPATIAL = (2, 3, 4)  # axes of a map that are summed over
 
 
@@ -38,7 +38,7 @@ def per_channel(
     "Numbers of channels in a shape that fits a map."
     return numbers.view(-1, 1, 1, 1)
 
-# %% ../../nbs/handbook/fused_layers.ipynb #c58518e2
+# %% ../../nbs/handbook/fused_layers.ipynb #81ef7d6c
 class NormalizeBatch(torch.autograd.Function):
     "Instance normalisation of a batch in its own memory layout, and its gradient."
 
@@ -103,7 +103,7 @@ def normalize_as(
         return NormalizeBatch.apply(x, norm.weight, norm.bias, norm.eps)
     return norm(x)
 
-# %% ../../nbs/handbook/fused_layers.ipynb #5ba5a944
+# %% ../../nbs/handbook/fused_layers.ipynb #36f68d04
 def convolve_without_bias(
     convolution: nn.Module,  # nn.Conv3d or nn.ConvTranspose3d
     x: Tensor,  # (B, in_channels, X, Y, Z)
