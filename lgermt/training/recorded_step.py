@@ -113,6 +113,7 @@ class RecordedStep:
         self.inputs = None  # name -> tensor that stays where it is
         self.results = None  # (1 + terms,) loss and terms of the last step
         self.graph = None  # the recording
+        self.side = torch.cuda.Stream() if self.records else None  # where the first steps run
         self.steps = 0  # that ran so far
 
     def draw(
@@ -189,11 +190,10 @@ class RecordedStep:
 
     def warm_up(self) -> None:
         "A step on a stream of its own, as PyTorch wants it before a recording."
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        self.side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.side):
             self.results = self.compute()
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(self.side)
 
     def step(
         self,
