@@ -411,6 +411,8 @@ def test_outputs_are_compared_with_a_tolerance():
     bytes_of = base64.b64encode(np.array([1.0, 2.0, 3.0]).tobytes()).decode()
     packed = {**figure, "y": {"dtype": "f8", "bdata": bytes_of}}
     assert notebooks.same_data(figure, packed, 1e-3)
+    assert notebooks.same_data([1 / 11, "black"], [1 / 11 + 1e-17, "black"], 1e-3)
+    assert not notebooks.same_data([0.09, "black"], [0.11, "black"], 1e-3)
 
 
 def test_cells_with_a_tolerance_of_their_own_exist():

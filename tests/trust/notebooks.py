@@ -89,6 +89,8 @@ def same_data(one, other, tolerance):
         return len(one) == len(other) and all(same_data(a, b, tolerance) for a, b in pairs)
     if isinstance(one, str) and isinstance(other, str):
         return same_text(one, other, tolerance)
+    if isinstance(one, float) and isinstance(other, float):  # beside a text, as in a colour scale
+        return math.isclose(one, other, rel_tol=tolerance)
     return one == other
 
 
