@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['PAPER_ORDER', 'SharedOptions', 'Comparison', 'parse_comparison', 'plan_runs', 'training_seconds',
-           'check_same_settings', 'check_results_data', 'run_one', 'collect_result', 'write_summary', 'compare', 'main']
+           'check_same_settings', 'check_results_data', 'run_one', 'collect_result', 'write_summary', 'run_in_turn',
+           'iterations_done', 'run_at_once', 'compare', 'main']
 
 # %% ../nbs/06_results/05_compare.ipynb #4d67abfc
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+from tqdm import tqdm
 
 from .data.datasets import data_folder, load_split
 from .doctor import estimate_step_memory
@@ -38,9 +41,10 @@ from lgermt.training.config import (
     upgrade_settings,
 )
 from .training.methods import METHODS, method_title
-from .utils.cli import exit_on_user_error, format_option
+from .utils.cli import exit_on_user_error, format_option, tqdm_options
 from .utils.errors import InputError, import_optional
 from .utils.files import FolderInUse, check_writable, read_json, write_json, write_text
+from .utils.processes import Killed, run_jobs, share_threads
 
 # %% ../nbs/06_results/05_compare.ipynb #cd336f57
 PAPER_ORDER = (
@@ -84,6 +88,9 @@ class Comparison:
     "Annotation counts: the first so many scans of train.list are annotated."
     seeds: tuple[int, ...] = (0, 1, 2)
     "Seeds; each gives every method one run."
+    parallel: int = 1
+    """Runs at a time, each a process with an equal share of the threads. With another number of
+    threads the last bits may differ; with OMP_NUM_THREADS=1 they are those of one run at a time."""
     runs: Path | None = None
     "Folder for checkpoints and logs; runs/NAME when --out is results/NAME."
 
@@ -102,6 +109,8 @@ def plan_runs(
     settings: Comparison,
 ) -> list[TrainConfig]:  # settings of every run, seeds changing slowest
     "All runs, checked before the first one starts. Raises `InputError` for what cannot work."
+    if settings.parallel < 1:
+        raise InputError(f"--parallel {settings.parallel}: give 1 or more")
     if not (settings.methods and settings.labeled and settings.seeds):
         raise InputError(
             "nothing to compare; name at least one of each: --methods, --labeled, --seeds"
@@ -247,6 +256,48 @@ def write_summary(
     return table
 
 # %% ../nbs/06_results/05_compare.ipynb #6a6f8db2
+def run_in_turn(
+    jobs: list[tuple[TrainConfig, Path]],  # runs and their JSON files
+    progress: bool,  # whether to show bars
+) -> Iterator[tuple[int, str]]:  # number of a run, and what happened
+    "One run after the other."
+    for number, job in enumerate(jobs):
+        yield number, run_one(*job, progress)
+
+
+def iterations_done(
+    folder: Path,  # of a run
+) -> int:
+    "How far a run has come, from the last whole line of its log."
+    path = folder / "log.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    whole = [line for line in lines if line.endswith("}")]
+    return json.loads(whole[-1])["iteration"] if whole else 0
+
+
+def run_at_once(
+    jobs: list[tuple[TrainConfig, Path]],  # runs and their JSON files
+    count: int,  # so many at a time
+    progress: bool,  # whether to show a bar of all iterations
+) -> Iterator[tuple[int, str]]:  # number of a run, and what happened, as they end
+    "Several runs at a time. A stop reaches all of them, and each writes its checkpoint."
+    load_volumes(jobs[0][0])  # writes phantoms, and tells a bad scan before a process starts
+    total = sum(config.iterations for config, _ in jobs)
+    with tqdm(total=total, desc="all runs", unit="it", **tqdm_options(progress)) as bar:
+
+        def show():
+            bar.update(sum(iterations_done(config.out) for config, _ in jobs) - bar.n)
+
+        count = min(count, len(jobs))
+        tqdm.write(f"{count} runs at a time, threads of each: {share_threads(count)}")
+        ended = run_jobs(run_one, [(*job, False) for job in jobs], count, show)
+        with contextlib.closing(ended):
+            for number, outcome in ended:
+                if isinstance(outcome, Killed):
+                    outcome = f"failed: its process was killed (signal {outcome.signal})"
+                yield number, outcome
+
+
 def compare(
     settings: Comparison,
     progress: bool = True,  # whether to show bars
@@ -255,14 +306,20 @@ def compare(
     runs = plan_runs(settings)
     check_writable(settings.out)
     check_results_data(settings.out, runs)
-    for number, config in enumerate(runs, 1):
-        outcome = run_one(config, settings.out / f"{config.out.name}.json", progress)
-        print(
-            f"[{number}/{len(runs)}] "
-            f"{title_with_network(method_title(config.method), config.network)}, "
-            f"{config.labeled} annotated, seed {config.seed}: {outcome}",
-            flush=True,
-        )
+    jobs = [(config, settings.out / f"{config.out.name}.json") for config in runs]
+    if settings.parallel == 1:
+        outcomes = run_in_turn(jobs, progress)
+    else:
+        outcomes = run_at_once(jobs, settings.parallel, progress)
+    with contextlib.closing(outcomes):
+        for done, (number, outcome) in enumerate(outcomes, 1):
+            config = runs[number]
+            tqdm.write(
+                f"[{done}/{len(runs)}] "
+                f"{title_with_network(method_title(config.method), config.network)}, "
+                f"{config.labeled} annotated, seed {config.seed}: {outcome}"
+            )
+            sys.stdout.flush()
     return write_summary(settings.out) if read_results(settings.out) else None
 
 
