@@ -106,7 +106,7 @@ def read_whole(
 
 def transform_case(
     stored: Volume,  # as it was read
-    settings: "Preparation",
+    settings: Preparation,
     box: tuple | None,  # of the table, in voxels of the file; located: in those of 4 mm
 ) -> Volume:
     "Turn, resample, normalise, cut. Raises `InputError` for a scan that cannot be used."
@@ -132,7 +132,7 @@ class Job:
 
 def prepare_case(
     job: Job,
-    settings: "Preparation",
+    settings: Preparation,
     classes: LabelClasses,
 ) -> list[str]:  # warnings, without the name of the file
     "Read one scan and write its h5 file. Raises `InputError` for a scan that cannot be used."
@@ -164,7 +164,7 @@ def prepare_case(
 
 def try_prepare(
     job: Job,
-    settings: "Preparation",
+    settings: Preparation,
     classes: LabelClasses,
 ) -> tuple[str, list[str], str]:  # ID, warnings, why it was refused
     "One scan; a bad one does not stop the others."
