@@ -328,16 +328,20 @@ def model_digest(
 
 
 def load_models(
-    settings: Prediction,
+    checkpoint: Path,
+    ensemble: Sequence[Path] = (),  # further checkpoints
+    weights: str | None = None,  # student or teacher
+    device: str = "auto",
+    whole_scan: bool = False,  # leave the localizer out
 ) -> tuple[list[torch.nn.Module], TrainConfig, Localizer | None]:  # networks; of the first
     "All networks, each file read once. Raises `InputError` where they do not take the same scans."
-    device, localizer = pick_device(settings.device), None
+    chosen, localizer = pick_device(device), None
     models, configs = [], []
-    for path in (settings.checkpoint, *settings.ensemble):
+    for path in (checkpoint, *ensemble):
         state = read_state(path)
-        model, config = load_model(path, device, settings.weights, state)
-        if not (models or settings.whole_scan):
-            localizer = load_localizer(path, device, state)
+        model, config = load_model(path, chosen, weights, state)
+        if not (models or whole_scan):
+            localizer = load_localizer(path, chosen, state)
         models.append(model)
         configs.append(config)
         for name in ("classes", "channels", "spacing", "orientation"):
@@ -345,7 +349,7 @@ def load_models(
             if one != other:
                 raise InputError(
                     f"--ensemble {path}: was trained with {name} {other}, "
-                    f"{settings.checkpoint} with {one}; take networks of one set of scans"
+                    f"{checkpoint} with {one}; take networks of one set of scans"
                 )
     return models, configs[0], localizer
 
@@ -451,7 +455,13 @@ class Predictor:
     ):
         check_folders(settings)
         self.settings, self.progress = settings, progress
-        self.models, trained, self.localizer = load_models(settings)
+        self.models, trained, self.localizer = load_models(
+            settings.checkpoint,
+            settings.ensemble,
+            settings.weights,
+            settings.device,
+            settings.whole_scan,
+        )
         self.config = with_stride(trained, settings.stride)
         self.model_entry = describe_model(settings, self.config.stride)
         self.passes = Passes(settings.tta, settings.dropout_passes)
