@@ -173,7 +173,7 @@ WORK = [  # what a command begins with when its arguments are in order
     "lgermt.train.load_volumes",
     "lgermt.compare.run",
     "lgermt.evaluate.load_model",
-    "lgermt.predict.load_model",
+    "lgermt.predict.load_models",
     "lgermt.export.load_model",
     "lgermt.prepare.make_plan",
     "lgermt.check.parallel_map",
