@@ -80,7 +80,7 @@ def test_less_than_one_run_at_a_time_is_refused(scans, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_reaches_all_runs_and_the_command_goes_on(scans, tmp_path, sent):
-    options = "--iterations", 80
+    options = "--iterations", 400  # enough that the stop comes before the end
     process = subprocess.Popen(
         arguments(scans, tmp_path / "stopped", *options, "--parallel", 2),
         env=ENVIRONMENT,
