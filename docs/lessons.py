@@ -28,13 +28,16 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 LIMIT = 290_000  # bytes of a notebook; tests/test_repository.py refuses 300_000
 
 
-def without_widgets(notebook: dict) -> None:
-    "Removes outputs that a page without a kernel shows as an error, in place."
+def is_for_a_page(output: dict) -> bool:
+    "Whether a page shows an output: no widget, which needs a kernel, and no bar or traceback."
+    return WIDGET not in output.get("data", {}) and output.get("name") != "stderr"
+
+
+def drop_outputs(notebook: dict) -> None:
+    "Removes outputs that a page does not show, in place."
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
-            cell["outputs"] = [
-                output for output in cell["outputs"] if WIDGET not in output.get("data", {})
-            ]
+            cell["outputs"] = list(filter(is_for_a_page, cell["outputs"]))
     notebook["metadata"].pop("widgets", None)
 
 
@@ -210,7 +213,7 @@ def main() -> None:
             execute(path)
         subprocess.run([Path(sys.executable).parent / "nbdev_clean", "--fname", path], check=True)
         notebook = json.loads(path.read_text(encoding="utf-8"))
-        without_widgets(notebook)
+        drop_outputs(notebook)
         join_streams(notebook)
         add_pictures(notebook)
         path.write_text(text_of(notebook), encoding="utf-8")

@@ -10,12 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from lgermt.training.config import TrainConfig, resolve_config
+
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 TINY = [
     *("--labeled", "2", "--patch", "32", "32", "16", "--base-channels", "2"),
     *("--stride", "32", "32", "16", "--log-every", "2", "--device", "cpu"),
 ]
+
+
+def tiny_config(out, method, **settings):
+    "Settings of a training that takes seconds, complete."
+    tiny = dict(patch=(32, 32, 16), base_channels=2, device="cpu", precision="fp32")
+    return resolve_config(TrainConfig(data="phantom", out=out, method=method, **tiny | settings))
+
 
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no make and no SIGTERM")
 

@@ -164,6 +164,9 @@ def test_a_notebook_is_clean(path):
     assert not any(WIDGET in output.get("data", {}) for output in outputs(path)), (
         f"stored widgets, which a page without a kernel shows as an error: {again}"
     )
+    assert not any(output.get("name") == "stderr" for output in outputs(path)), (
+        f"stored bars, or a traceback with places of one machine: {again}"
+    )
     assert path.stat().st_size < LARGEST
     failed = [output["evalue"] for output in outputs(path) if output["output_type"] == "error"]
     assert not failed, failed

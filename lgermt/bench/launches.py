@@ -10,10 +10,10 @@ __all__ = ['GRAPH', 'VARIANTS', 'MAIN_VARIANTS', 'FREE', 'PROGRAMS', 'FIRST_STEP
 
 # %% ../../nbs/handbook/launches.ipynb #1da40c32
 import hashlib
-import io
 import time
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -188,11 +188,9 @@ def first_steps(
     batch = method_batch(step)
     for _ in range(FIRST_STEPS):
         if interrupted and step.iteration == FIRST_STEPS // 2:
-            file = io.BytesIO()
-            torch.save(step.trainer.state_dict(), file)
-            file.seek(0)
+            saved = deepcopy(step.trainer.state_dict())
             resumed = make_variant(name, method, case)
-            resumed.trainer.load_state_dict(torch.load(file, weights_only=True))
+            resumed.trainer.load_state_dict(saved)
             resumed.iteration = step.iteration
             step = resumed
         step(*batch)

@@ -108,7 +108,8 @@ class RecordedStep:
         self.trainer = trainer
         config = trainer.config
         self.records = config.step == "graph"
-        self.losses = compile_function(self.losses, whole=True) if config.compile else self.losses
+        if config.compile:
+            self.losses = compile_function(self.losses, whole=True)
         self.names = ["loss", *(term.name for term in trainer.method.terms)]
         self.inputs = None  # name -> tensor that stays where it is
         self.results = None  # (1 + terms,) loss and terms of the last step

@@ -4,12 +4,11 @@ import importlib.util
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, tiny_config
 
 from lgermt.data.datasets import load_scan, load_split, read_list, write_phantoms
 from lgermt.losses.terms import StepContext
 from lgermt.losses.weak_to_strong import soft_ce_dice_loss
-from lgermt.training.config import TrainConfig, resolve_config
 from lgermt.training.methods import METHODS
 from lgermt.training.plugins import load_plugin
 from lgermt.training.trainer import Trainer
@@ -44,20 +43,9 @@ def candidates():
 
 
 def make_trainer(method, out):
-    config = TrainConfig(
-        data="phantom",
-        out=out,
-        plugin=str(PLUGIN),
-        method=method,
-        patch=(48, 48, 16) if method == "shifted-crops" else (32, 32, 16),
-        base_channels=2,
-        batch_size=4,
-        labeled_batch_size=2,
-        iterations=2,
-        device="cpu",
-        precision="fp32",
-    )
-    return Trainer(resolve_config(config))
+    patch = (48, 48, 16) if method == "shifted-crops" else (32, 32, 16)
+    sizes = dict(patch=patch, batch_size=4, labeled_batch_size=2, iterations=2)
+    return Trainer(tiny_config(out, method, plugin=str(PLUGIN), **sizes))
 
 
 def make_batch(config, unannotated_seed):

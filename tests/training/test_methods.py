@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import assert_same, leaves
+from helpers import assert_same, leaves, tiny_config
 
 from lgermt.data.phantom import make_phantom
 from lgermt.losses.mixing import MixedBatch
-from lgermt.training.config import TrainConfig, resolve_config
 from lgermt.training.methods import METHODS
 from lgermt.training.trainer import Trainer
 
@@ -28,18 +27,7 @@ def batch():
 
 def make_trainer(method, out, classes=None, channels=None, **settings):
     "A tiny trainer of a row; classes and channels are those of the data if they are not given."
-    config = TrainConfig(
-        data="phantom",
-        out=out,
-        method=method,
-        patch=(32, 32, 16),
-        base_channels=2,
-        iterations=STEPS,
-        device="cpu",
-        precision="fp32",
-        **settings,
-    )
-    config = resolve_config(config)
+    config = tiny_config(out, method, iterations=STEPS, **settings)
     of_data = {"classes": classes or config.classes, "channels": channels or config.channels}
     return Trainer(replace(config, **of_data))
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import assert_same
+from helpers import assert_same, tiny_config
 
 from lgermt import train as train_command
 from lgermt.models.fused_layers import FusedUnit
 from lgermt.training.checkpoint import changed_settings, load_model, save_checkpoint
-from lgermt.training.config import TrainConfig, config_from_dict, config_to_dict, resolve_config
+from lgermt.training.config import config_from_dict, config_to_dict
 from lgermt.training.recorded_step import RecordedStep
 from lgermt.training.trainer import Trainer
 
@@ -22,18 +22,7 @@ LABELS = (IMAGES[:, 0] > 0.5).long()
 
 def make_trainer(out, method="lg-er-mt", divided=False, **settings):
     "A tiny trainer; `divided`: its steps are those that a GPU records."
-    config = TrainConfig(
-        data="phantom",
-        out=out,
-        method=method,
-        patch=(32, 32, 16),
-        base_channels=2,
-        iterations=STEPS,
-        device="cpu",
-        precision="fp32",
-        **{"step": "fused"} | settings,
-    )
-    trainer = Trainer(resolve_config(config))
+    trainer = Trainer(tiny_config(out, method, iterations=STEPS, **{"step": "fused"} | settings))
     if divided:
         trainer.recorded = RecordedStep(trainer)
     return trainer
