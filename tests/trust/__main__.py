@@ -106,10 +106,14 @@ def parsed(argv):
 
 
 def line_of(name, found):
-    "A section as it is printed; where its promise is broken, with all numbers."
+    "A section as it is printed; where its promise is broken, with its numbers."
     verdict = VERDICTS[found["passed"]]
     line = f"{name:<11}{verdict}  {found['tried']}: {found['found']} ({found['minutes']} min)"
-    return line if found["passed"] is not False else f"{line}\n{found['numbers']}"
+    if found["passed"] is not False:
+        return line
+    # coverage per file is long, and says nothing about what broke
+    numbers = {key: value for key, value in found["numbers"].items() if key != "files"}
+    return f"{line}\n{numbers}"
 
 
 def main(argv=None):
