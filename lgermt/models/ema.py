@@ -17,7 +17,7 @@ def warmup_decay(
     step: int,  # zero-based step
     decay: float = 0.99,  # final decay, 0 to 1
 ) -> float:  # decay to use at this step, 0 to `decay`
-    "min(1 - 1/(step+1), decay): the plain mean of all students while it is short enough."
+    "min(1 - 1/(step+1), decay): first the plain mean of all students, then a moving average."
     return min(1 - 1 / (step + 1), decay)
 
 # %% ../../nbs/03_mean_teacher/01_ema.ipynb #87f0bf4a
