@@ -23,18 +23,17 @@ from ..evaluation.metrics import METRICS
 from ..evaluation.scoring import describe_missed
 from .classes import ONE_CLASS, class_colors, class_masks, first_channel
 from .figures import COLORS, intensity_window, to_uint8
-from lgermt.viz.report import (
+from .report import figure_html, html_page
+from .score_figures import distribution_figure, reliability_figure
+from lgermt.viz.score_tables import (
     TABLE_HTML,
     cells_html,
     class_names,
     class_table,
-    figure_html,
-    html_page,
     islands_html,
     metrics_table,
     swatches,
 )
-from .score_figures import distribution_figure, reliability_figure
 from .slices import centre_voxel
 
 # %% ../../nbs/handbook/cases_page.ipynb #674b05e1

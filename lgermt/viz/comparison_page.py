@@ -26,7 +26,8 @@ from lgermt.evaluation.statistics import (
 )
 from .classes import class_colors
 from .figures import assign_colors, bar_figure, box_figure, style_figure
-from .report import REPORT_CSS, SETTINGS_HTML, TABLE_HTML, figure_html, html_page
+from .report import REPORT_CSS, SETTINGS_HTML, figure_html, html_page
+from .score_tables import TABLE_HTML
 
 # %% ../../nbs/handbook/comparison_page.ipynb #a4ebf77c
 def methods_figure(

@@ -110,7 +110,7 @@ def border_colors(
     rows: list[dict],  # of `describe_scan`
 ) -> str:  # HTML, the end of a sentence about the label
     "Which colour the borders have: blue of one class, of several each its own."
-    from lgermt.viz.report import swatches
+    from lgermt.viz.score_tables import swatches
 
     classes = next((list(row["classes"]) for row in rows if "classes" in row), [])
     if len(classes) < 2:
