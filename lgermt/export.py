@@ -36,8 +36,9 @@ from lgermt.training.checkpoint import (
     read_state,
     training_record,
 )
-from .training.config import TrainConfig, config_to_dict
+from .training.config import TrainConfig
 from .training.methods import METHODS
+from .training.saved_settings import config_to_dict
 from .utils.cli import Flag, exit_on_user_error, parse_args
 from .utils.environment import pick_device
 from .utils.errors import InputError, import_optional

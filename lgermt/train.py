@@ -46,13 +46,8 @@ from lgermt.training.checkpoint import (
     save_checkpoint,
     truncate_log,
 )
-from lgermt.training.config import (
-    TrainConfig,
-    config_to_dict,
-    effective_weights,
-    parse_train_config,
-    resolve_config,
-)
+from .training.command_line import parse_train_config
+from .training.config import TrainConfig, effective_weights, resolve_config
 from lgermt.training.distributed import (
     any_rank,
     barrier,
@@ -68,6 +63,7 @@ from lgermt.training.distributed import (
 )
 from .training.methods import METHODS, method_title
 from .training.precision import check_convolutions
+from .training.saved_settings import config_to_dict
 from lgermt.training.summary import (
     StepTimer,
     describe_run,

@@ -37,11 +37,11 @@ from lgermt.training.checkpoint import (
     find_model_file,
     load_safetensors_model,
     read_model_config,
-    read_settings,
     read_state,
     write_state,
 )
-from ..training.config import TrainConfig, config_to_dict, resolve_config
+from ..training.config import TrainConfig, resolve_config
+from ..training.saved_settings import config_to_dict, read_settings
 from ..training.trainer import Trainer
 from ..utils.cli import tqdm_options
 from ..utils.errors import InputError

@@ -19,8 +19,8 @@ from scipy.stats import rankdata, wilcoxon
 from .metrics import METRICS
 from .resampling import holm, interval, places, resampled_means
 from ..models.registry import MODELS
-from ..training.config import upgrade_settings
 from ..training.methods import METHODS, method_title
+from ..training.saved_settings import upgrade_settings
 from ..utils.files import read_json
 
 # %% ../../nbs/handbook/statistics.ipynb #e31ade75

@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_SCHEMA', 'DAMAGED_FILE_ERRORS', 'MODEL_FILES', 'EXPORTED_SUFFIXES', 'RUN_FILES', 'RESUMABLE_CHANGES',
-           'write_state', 'save_checkpoint', 'load_checkpoint', 'fits_a_set', 'read_settings', 'build_trained_model',
-           'resume', 'onnx_errors', 'OnnxModel', 'read_model_config', 'exported_weights', 'load_safetensors_model',
-           'load_onnx_model', 'find_model_file', 'load_exported_model', 'read_state', 'load_model', 'training_record',
-           'changed_settings', 'check_foreign_files', 'check_run_folder', 'check_same_data', 'truncate_log']
+           'write_state', 'save_checkpoint', 'load_checkpoint', 'build_trained_model', 'resume', 'onnx_errors',
+           'OnnxModel', 'read_model_config', 'exported_weights', 'load_safetensors_model', 'load_onnx_model',
+           'find_model_file', 'load_exported_model', 'read_state', 'load_model', 'training_record', 'changed_settings',
+           'check_foreign_files', 'check_run_folder', 'check_same_data', 'truncate_log']
 
 # %% ../../nbs/handbook/checkpoint.ipynb #9e265ba2
-import dataclasses
 import io
 import json
 import pickle
@@ -24,13 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from ..data.datasets import changed_data
-from ..data.volume import STANDARD_ORIENTATION, find_axes
 from ..models.registry import build_model
-from lgermt.training.config import (
-    TrainConfig,
-    config_from_dict,
+from .config import TrainConfig
+from lgermt.training.saved_settings import (
     config_to_dict,
     flatten_terms,
+    read_settings,
     upgrade_settings,
 )
 from .trainer import Trainer
@@ -124,49 +122,6 @@ def load_checkpoint(
     return state
 
 # %% ../../nbs/handbook/checkpoint.ipynb #a7c71503
-def fits_a_set(
-    config: TrainConfig,  # settings from a file
-) -> bool:
-    "Whether classes, channels, voxel size and orientation are such as a set can have."
-    try:
-        names = (*config.classes, *config.channels)
-        sound = all(isinstance(name, str) and name for name in names)
-        sound = sound and 0 < len(config.classes) == len(config.label_values)
-        sound = sound and all(int(value) > 0 for value in config.label_values)
-        sound = sound and len(config.channels) > 0
-        if config.spacing is not None:
-            sound = sound and len(config.spacing) == 3 and min(config.spacing) > 0
-        if config.orientation is not None:
-            find_axes(STANDARD_ORIENTATION, config.orientation)
-    except (AttributeError, TypeError, ValueError):
-        return False
-    return sound
-
-
-def read_settings(
-    content: dict,  # "config" of a checkpoint, "settings" of an exported config.json
-    path: Path,  # where it comes from, for the message
-) -> TrainConfig:
-    "Settings from a file. Raises `InputError` when they are not those of this program."
-    advice = "give a file that this program wrote"
-    try:
-        config = config_from_dict(content)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: its settings are not complete ({error}); {advice}") from None
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        number = isinstance(value, int) and isinstance(field.default, float)
-        is_open = field.default is None or field.default is dataclasses.MISSING
-        if not is_open and not number and type(value) is not type(field.default):
-            given = format_option(field.name, value)
-            raise InputError(f"{path}: its settings have {given}, of a wrong kind; {advice}")
-    if not fits_a_set(config):
-        names = ("classes", "label_values", "channels", "spacing", "orientation")
-        given = " ".join(format_option(name, getattr(config, name)) for name in names)
-        raise InputError(f"{path}: its settings have {given}, which no data can have; {advice}")
-    return config
-
-
 def build_trained_model(
     state: dict,  # of `load_checkpoint`, or a network inside of it
     path: Path,  # where it comes from, for the message

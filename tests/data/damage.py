@@ -20,7 +20,8 @@ from lgermt.data.datasets import load_split, read_list
 from lgermt.data.io import read_scan, write_h5, write_image_like
 from lgermt.data.volume import Volume, check_volume
 from lgermt.training.checkpoint import load_checkpoint, load_model, resume
-from lgermt.training.config import TrainConfig, config_to_dict, resolve_config
+from lgermt.training.config import TrainConfig, resolve_config
+from lgermt.training.saved_settings import config_to_dict
 from lgermt.training.trainer import Trainer
 from lgermt.utils.errors import InputError
 
