@@ -42,7 +42,8 @@ def random_orientation(
     quarter_turns = int(rng.integers(4))
     if orientations == "released":
         return quarter_turns, int(rng.integers(2))
-    return quarter_turns, (None, 0)[rng.integers(2)]
+    mirrored = rng.integers(2) == 1
+    return quarter_turns, 0 if mirrored else None
 
 
 def orient(
@@ -52,7 +53,7 @@ def orient(
 ) -> Tensor:  # the array itself, or a turned or flipped copy
     "Turn by `quarter_turns` x 90 degrees, then flip."
     if quarter_turns:
-        array = torch.rot90(array, quarter_turns, (-3, -2))
+        array = torch.rot90(array, quarter_turns, (-3, -2))  # x is axis -3, y is axis -2
     return array if flip is None else array.flip(flip - 3)
 
 # %% ../../nbs/01_data/03_patches.ipynb #3419d945

@@ -71,6 +71,7 @@ class VNet(nn.Module):
         check_sides(x.shape[2:], self.divisor)
         *skips, x = self.encode(x)
         x = self.dropout(x)
+        # from the bottleneck to full resolution
         for up, stage, skip in zip(reversed(self.up), reversed(self.decoder), reversed(skips)):
             x = stage(up(x) + skip)
         return self.classifier(self.dropout(x))
