@@ -34,7 +34,7 @@ from lgermt.data.volume import (
     reorient,
     reorient_array,
 )
-from .evaluate import check_model_fits, trained_with
+from .evaluation.compatibility import check_model_fits, trained_with
 from lgermt.evaluation.label_errors import (
     LIMIT,
     Packed,
