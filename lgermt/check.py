@@ -21,11 +21,12 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from .data.cases import Case
 from .data.datasets import DatasetInfo, load_scan, read_dataset_info
 from .data.inspection import case_warnings, dataset_warnings, describe_scan
 from .data.label_classes import LabelClasses, find_classes, read_case
 from .data.scan_inputs import ScanFiles
-from .data.sources import Case, read_source
+from .data.sources import read_source
 from lgermt.data.volume import (
     STANDARD_ORIENTATION,
     Volume,

@@ -25,6 +25,7 @@ from lgermt.data.case_inputs import (
     what_changed,
     with_earlier_version,
 )
+from .data.cases import Case
 from .data.crops import crop_case, find_boxes, move_box, random_margins
 from .data.io import write_h5
 from .data.label_classes import LabelClasses, read_case
@@ -51,7 +52,7 @@ from lgermt.data.set_plan import (
     wanted_fingerprints,
     write_note,
 )
-from .data.sources import Case, read_source
+from .data.sources import read_source
 from lgermt.data.volume import (
     Volume,
     crop_to_box,

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import h5py
 
+from .cases import Case
 from .label_classes import LabelClasses, read_label_values
-from .sources import Case
 from ..utils.errors import InputError
 from ..utils.files import check_file, file_suffix
 

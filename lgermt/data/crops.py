@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .sources import Case, read_table
+from .cases import Case
+from .tables import read_table
 from .volume import Volume, crop_to_box, voxel_to_world
 from ..utils.errors import InputError
 

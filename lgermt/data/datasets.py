@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .cases import Case
 from .io import SITK_SUFFIXES, read_h5, write_h5
 from lgermt.data.phantom import (
     PART_CHANNELS,
@@ -28,7 +29,6 @@ from lgermt.data.phantom import (
     make_phantom,
     make_phantom_parts,
 )
-from .sources import Case
 from .volume import STANDARD_ORIENTATION, Volume, check_channels, check_volume
 from ..utils.errors import InputError
 from ..utils.files import file_suffix, read_json, write_json, write_text

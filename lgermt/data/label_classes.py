@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .cases import Case, Source, safe_name
 from .io import read_scan
 from .labels import find_label_values, whole_label
-from .sources import Case, Source, safe_name
 from .volume import Volume, check_volume, same_voxels_on
 from ..utils.environment import parallel_map
 from ..utils.errors import InputError

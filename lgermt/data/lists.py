@@ -10,6 +10,7 @@ __all__ = ['LIST_NAMES', 'existing_lists', 'check_lists', 'annotated_head', 'ext
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from .cases import Case
 from lgermt.data.datasets import (
     is_count,
     patient_of,
@@ -18,7 +19,6 @@ from lgermt.data.datasets import (
     split_cases,
 )
 from .preparation import LIST_OPTIONS, Preparation
-from .sources import Case
 from ..utils.errors import InputError
 from ..utils.files import write_text
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import tyro
 
 from .case_inputs import read_attributes
+from .cases import Case
 from .datasets import is_count, read_list, read_prepare_json
 from .label_classes import parse_classes
-from .sources import Case
 from ..utils.cli import Flag, ThreeFloats, format_option
 from ..utils.environment import pick_device
 from ..utils.errors import InputError

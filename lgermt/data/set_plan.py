@@ -18,10 +18,10 @@ from lgermt.data.case_inputs import (
     read_attributes,
     same_images,
 )
+from .cases import Case, Source
 from .label_classes import LabelClasses, choose_classes, parse_classes
 from .lists import list_settings
 from .preparation import Preparation, file_settings
-from .sources import Case, Source
 from ..utils.cli import tqdm_options
 from ..utils.environment import parallel_map
 from ..utils.errors import InputError
