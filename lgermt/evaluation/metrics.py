@@ -66,7 +66,7 @@ def surface_distances(
     reference: np.ndarray,  # (X, Y, Z) mask, not empty
     spacing: tuple | None = None,  # mm along x, y, z; None: voxels
 ) -> tuple[np.ndarray, np.ndarray]:  # from the prediction's surface to the reference's; and back
-    "d(a, dG) of all a in dP, d(b, dP) of all b in dG. Raises `ValueError` for an empty mask."
+    "delta_i of all i in dP, delta_j of all j in dG. Raises `ValueError` for an empty mask."
     prediction, reference = crop_to_union(prediction, reference)
     if not (prediction.any() and reference.any()):
         raise ValueError("an empty mask has no surface to measure from")
