@@ -37,8 +37,10 @@ def mutual_consistency(
 ) -> Tensor:  # 0-d float32, 0 to 2
     "MC-Net: mean squared error of each decoder with the other's sharpened probabilities."
     logits, other = logits.float(), other.float()
-    loss = F.mse_loss(logits.softmax(1), (other / temperature).softmax(1).detach())
-    return loss + F.mse_loss(other.softmax(1), (logits / temperature).softmax(1).detach())
+    sharp_logits = (logits / temperature).softmax(1).detach()
+    sharp_other = (other / temperature).softmax(1).detach()
+    loss = F.mse_loss(logits.softmax(1), sharp_other)
+    return loss + F.mse_loss(other.softmax(1), sharp_logits)
 
 # %% ../../nbs/08_beyond/06_two_networks.ipynb #a0883ecd
 def second_supervised_term(step: StepContext) -> Tensor:  # 0-d float32
