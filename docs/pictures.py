@@ -22,7 +22,8 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 from torch import nn
 
-from lgermt.data.datasets import load_scan, read_list
+from lgermt.data.datasets import load_scan
+from lgermt.data.splits import read_list
 from lgermt.evaluation.metrics import dice
 from lgermt.evaluation.scoring import segment
 from lgermt.training.checkpoint import load_model

@@ -19,7 +19,8 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from .data.datasets import data_folder, load_split
+from .data.datasets import data_folder
+from .data.splits import load_split
 from .doctor import estimate_step_memory
 from lgermt.evaluation.statistics import (
     describe_protocol,

@@ -20,8 +20,9 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from .data.datasets import case_ids, load_scan, read_dataset_info
+from .data.datasets import load_scan, read_dataset_info
 from .data.io import SITK_SUFFIXES, read_mask
+from .data.splits import case_ids
 from .data.volume import Volume
 from lgermt.evaluation.compatibility import (
     check_model_fits,

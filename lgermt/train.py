@@ -24,16 +24,9 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from lgermt.data.datasets import (
-    PHANTOM_FOLDERS,
-    Split,
-    data_fingerprint,
-    data_folder,
-    load_scan,
-    load_split,
-    write_phantoms,
-)
+from .data.datasets import PHANTOM_FOLDERS, data_folder, load_scan, write_phantoms
 from .data.patches import PatchSampler, TwoStreamSampler, check_divisible
+from .data.splits import Split, data_fingerprint, load_split
 from .data.volume import Volume
 from .evaluation.located_set import further_annotations, set_localizer
 from .evaluation.scoring import format_scores, score_network

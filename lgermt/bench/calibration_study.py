@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..data.datasets import case_ids, load_scan
+from ..data.datasets import load_scan
+from ..data.splits import case_ids
 from ..data.volume import Volume
 from lgermt.evaluation.calibration import (
     NEAR_VOXELS,

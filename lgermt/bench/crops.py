@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from ..data.chest import make_chest
 from ..data.crops import published_box, random_margins
-from ..data.datasets import load_scan, load_split
+from ..data.datasets import load_scan
 from ..data.patches import PatchSampler, TwoStreamSampler
+from ..data.splits import load_split
 from ..data.volume import Volume, crop_to_box
 from lgermt.evaluation.localizer import (
     Localizer,

@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from .calibration_study import describe_run
 from .timing import PUBLISHED_STRIDE, scale_sides
-from ..data.datasets import case_ids, load_scan
+from ..data.datasets import load_scan
+from ..data.splits import case_ids
 from ..data.volume import Volume
 from ..evaluation.resampling import interval, resampled_means
 from ..evaluation.scoring import score_case, segment

@@ -11,14 +11,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from .cases import Case
-from lgermt.data.datasets import (
-    is_count,
-    patient_of,
-    read_list,
-    read_prepare_json,
-    split_cases,
-)
+from .datasets import read_prepare_json
 from .preparation import LIST_OPTIONS, Preparation
+from .splits import is_count, patient_of, read_list, split_cases
 from ..utils.errors import InputError
 from ..utils.files import write_text
 

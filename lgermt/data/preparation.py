@@ -15,8 +15,9 @@ import tyro
 
 from .case_inputs import read_attributes
 from .cases import Case
-from .datasets import is_count, read_list, read_prepare_json
+from .datasets import read_prepare_json
 from .label_classes import parse_classes
+from .splits import is_count, read_list
 from ..utils.cli import Flag, ThreeFloats, format_option
 from ..utils.environment import pick_device
 from ..utils.errors import InputError

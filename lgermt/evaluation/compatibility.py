@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.datasets import DatasetInfo, array_digest
+from ..data.datasets import DatasetInfo
+from ..data.splits import array_digest
 from ..data.volume import Volume, orientation_code
 from ..training.config import TrainConfig
 from ..utils.errors import InputError

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from ..data.case_inputs import refusal
 from ..data.cases import Case
-from ..data.datasets import is_count, read_list
 from ..data.lists import annotated_head
+from ..data.splits import is_count, read_list
 from ..data.volume import Volume
 from .localizer import Localizer, coarse_volume, find_place
 from .located_set import scored_scans, stored_localizer

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..data.datasets import changed_data
+from ..data.splits import changed_data
 from ..models.registry import build_model
 from .config import TrainConfig
 from lgermt.training.saved_settings import (

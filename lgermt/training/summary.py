@@ -16,7 +16,8 @@ from dataclasses import replace
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.datasets import Split, data_folder, find_list
+from ..data.datasets import data_folder
+from ..data.splits import Split, find_list
 from ..data.volume import Volume
 from .config import TrainConfig, effective_weights, resolve_config
 from .distributed import world_size

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lgermt.data.datasets import data_folder, find_list, load_scan, read_list
+from lgermt.data.datasets import data_folder, load_scan
 from lgermt.data.patches import pad_to
+from lgermt.data.splits import find_list, read_list
 from lgermt.training.checkpoint import load_model
 from lgermt.utils.files import write_text
 

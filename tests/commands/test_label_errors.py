@@ -11,9 +11,10 @@ from helpers import run, train
 from scipy import ndimage
 
 from lgermt import check as module
-from lgermt.data.datasets import read_list, write_phantoms
+from lgermt.data.datasets import write_phantoms
 from lgermt.data.io import read_h5, write_h5
 from lgermt.data.phantom import make_phantom
+from lgermt.data.splits import read_list
 from lgermt.data.volume import Volume
 from lgermt.training.checkpoint import load_model
 

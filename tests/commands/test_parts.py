@@ -8,9 +8,10 @@ import torch
 from helpers import run, train
 from medpy.metric import binary
 
-from lgermt.data.datasets import load_scan, read_list, write_phantoms
+from lgermt.data.datasets import load_scan, write_phantoms
 from lgermt.data.io import read_scan
 from lgermt.data.phantom import PART_NAMES
+from lgermt.data.splits import read_list
 from lgermt.training.methods import METHODS
 
 STEPS = ["--iterations", 2, "--log-every", 1]

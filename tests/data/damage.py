@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 import torch
 
-from lgermt.data.datasets import load_split, read_list
 from lgermt.data.io import read_scan, write_h5, write_image_like
+from lgermt.data.splits import load_split, read_list
 from lgermt.data.volume import Volume, check_volume
 from lgermt.training.checkpoint import load_checkpoint, load_model, resume
 from lgermt.training.config import TrainConfig, resolve_config

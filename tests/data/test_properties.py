@@ -11,7 +11,6 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lgermt.data.datasets import read_list
 from lgermt.data.io import read_h5, read_scan, write_h5, write_image_like, write_mask
 from lgermt.data.patches import (
     ORIENTATIONS,
@@ -22,6 +21,7 @@ from lgermt.data.patches import (
     random_corner,
     random_crop,
 )
+from lgermt.data.splits import read_list
 from lgermt.data.volume import Volume
 from lgermt.evaluation.sliding_window import sliding_window, window_counts, window_starts
 from lgermt.utils.errors import InputError

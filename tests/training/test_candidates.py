@@ -6,7 +6,8 @@ import pytest
 import torch
 from helpers import ROOT, tiny_config
 
-from lgermt.data.datasets import load_scan, load_split, read_list, write_phantoms
+from lgermt.data.datasets import load_scan, write_phantoms
+from lgermt.data.splits import load_split, read_list
 from lgermt.losses.terms import StepContext
 from lgermt.losses.weak_to_strong import soft_ce_dice_loss
 from lgermt.training.methods import METHODS
