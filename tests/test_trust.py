@@ -415,6 +415,17 @@ def test_outputs_are_compared_with_a_tolerance():
     assert not notebooks.same_data([0.09, "black"], [0.11, "black"], 1e-3)
 
 
+def test_a_changed_table_is_a_changed_output():
+    def cell(table):
+        data = {"text/plain": "<IPython.core.display.Markdown object>", "text/markdown": table}
+        output = {"output_type": "execute_result", "data": data}
+        return {"cells": [{"id": "a", "source": "", "outputs": [output]}]}
+
+    stored = cell("| Dice | 90.1 |")
+    assert notebooks.differing_cells(stored, cell("| Dice | 90.1 |"), "metrics", {}) == ([], 1)
+    assert notebooks.differing_cells(stored, cell("| Dice | 80.1 |"), "metrics", {}) == (["a"], 1)
+
+
 def test_cells_with_a_tolerance_of_their_own_exist():
     paths = {path.stem: path for path in ROOT.glob("nbs/**/*.ipynb")}
     for name, cell in notebooks.tolerances():

@@ -17,6 +17,7 @@ from trust.common import TESTS, Figures, last_line, process
 
 TOLERANCE = 1e-3  # relative, where `tolerances.csv` names no other
 PLOTLY = "application/vnd.plotly.v1+json"
+TEXTS = ("text/markdown", "text/html", "text/plain")  # what a reader sees, if there is one of them
 NUMBER = r"(?<![#\w])[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?"  # no colour
 MACHINE = rf"{NUMBER} ?(?:ms|s|seconds|minutes|hours|it/s|kB|MB|GB)\b"  # time and memory
 PROGRAM = """
@@ -104,7 +105,8 @@ def contents(outputs):
         elif PLOTLY in data:
             figures.append(data[PLOTLY]["data"])
         elif not any("widget" in kind or kind.startswith("image/") for kind in data):
-            texts.append("".join(data.get("text/plain", [])))
+            kind = next((kind for kind in TEXTS if kind in data), None)
+            texts.append("".join(data.get(kind, [])))
     return "".join(texts), figures
 
 
