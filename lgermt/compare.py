@@ -31,10 +31,10 @@ from lgermt.evaluation.statistics import (
 )
 from .models.registry import build_model, title_with_network
 from .train import TrainingError, describe_data, load_volumes, run
-from .training.checkpoint import RESUMABLE_CHANGES, check_same_data
 from .training.command_line import parse_with_terms
 from .training.config import TrainConfig, check_method, resolve_config
 from .training.methods import METHODS, method_title
+from .training.run_folder import RESUMABLE_CHANGES, check_same_data
 from .training.saved_settings import config_to_dict, flatten_terms, upgrade_settings
 from .utils.cli import exit_on_user_error, format_option, tqdm_options
 from .utils.errors import InputError, import_optional

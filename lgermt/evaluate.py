@@ -32,14 +32,8 @@ from lgermt.evaluation.compatibility import (
 )
 from .evaluation.metrics import METRICS
 from .evaluation.scoring import format_scores, score_masks, score_network
-from lgermt.training.checkpoint import (
-    exported_weights,
-    find_model_file,
-    load_model,
-    read_model_config,
-    read_state,
-    training_record,
-)
+from .training.checkpoint import find_model_file, load_model, read_state, training_record
+from .training.exported_model import exported_weights, read_model_config
 from .utils.cli import Flag, exit_on_user_error, parse_args, tqdm_options
 from .utils.environment import disable_malloc_trim, pick_device
 from .utils.errors import InputError, import_optional

@@ -23,16 +23,9 @@ from lgermt.evaluation.localizer import (
     localizer_facts,
 )
 from .evaluation.model_card import find_metrics, model_card, model_config
-from lgermt.training.checkpoint import (
-    OnnxModel,
-    exported_weights,
-    find_model_file,
-    load_model,
-    read_model_config,
-    read_state,
-    training_record,
-)
+from .training.checkpoint import find_model_file, load_model, read_state, training_record
 from .training.config import TrainConfig
+from .training.exported_model import OnnxModel, exported_weights, read_model_config
 from .training.saved_settings import config_to_dict
 from .utils.cli import Flag, exit_on_user_error, parse_args
 from .utils.environment import pick_device

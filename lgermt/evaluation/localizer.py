@@ -32,15 +32,9 @@ from lgermt.data.volume import (
 )
 from .pieces import label_pieces
 from .sliding_window import sliding_window
-from lgermt.training.checkpoint import (
-    build_trained_model,
-    find_model_file,
-    load_safetensors_model,
-    read_model_config,
-    read_state,
-    write_state,
-)
+from ..training.checkpoint import build_trained_model, find_model_file, read_state, write_state
 from ..training.config import TrainConfig, resolve_config
+from ..training.exported_model import load_safetensors_model, read_model_config
 from ..training.saved_settings import config_to_dict, read_settings
 from ..training.trainer import Trainer
 from ..utils.cli import tqdm_options

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from .metrics import METRICS
 from ..models.registry import get_model_class, title_with_network
-from ..training.checkpoint import read_model_config
 from ..training.config import TrainConfig
+from ..training.exported_model import read_model_config
 from ..training.methods import METHODS
 from ..training.saved_settings import config_to_dict
 from ..utils.errors import InputError

@@ -10,8 +10,9 @@ from helpers import assert_same, tiny_config
 
 from lgermt import train as train_command
 from lgermt.models.fused_layers import FusedUnit
-from lgermt.training.checkpoint import changed_settings, load_model, save_checkpoint
+from lgermt.training.checkpoint import load_model, save_checkpoint
 from lgermt.training.recorded_step import RecordedStep
+from lgermt.training.run_folder import changed_settings
 from lgermt.training.saved_settings import config_from_dict, config_to_dict
 from lgermt.training.trainer import Trainer
 
