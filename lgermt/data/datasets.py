@@ -22,7 +22,8 @@ from lgermt.data.phantom import (
     make_phantom,
     make_phantom_parts,
 )
-from .volume import STANDARD_ORIENTATION, Volume, check_channels, check_volume
+from .volume import STANDARD_ORIENTATION, Volume
+from .volume_checks import check_channels, check_volume
 from ..utils.errors import InputError
 from ..utils.files import read_json, write_json, write_text
 

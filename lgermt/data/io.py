@@ -29,7 +29,8 @@ from lgermt.data.integrity import (
 )
 from .labels import map_labels, unmap_labels
 from .nifti import NIFTI_SUFFIXES, read_nifti, write_nifti
-from .volume import Volume, same_voxels_on, to_sitk
+from .volume import Volume, to_sitk
+from .volume_checks import same_voxels_on
 from ..utils.errors import InputError, as_input_error
 from ..utils.files import atomic_h5, atomic_write, check_file, file_suffix, scan_id
 

@@ -18,7 +18,8 @@ import numpy as np
 from .cases import Case, Source, safe_name
 from .io import read_scan
 from .labels import find_label_values, whole_label
-from .volume import Volume, check_volume, same_voxels_on
+from .volume import Volume
+from .volume_checks import check_volume, same_voxels_on
 from ..utils.environment import parallel_map
 from ..utils.errors import InputError
 

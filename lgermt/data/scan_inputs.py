@@ -20,7 +20,8 @@ import numpy as np
 from .cases import CHANNEL_ENDING, LABEL_ENDING, is_dicom_folder
 from .io import SITK_SUFFIXES, read_h5, read_scan
 from .sources import read_source
-from .volume import Volume, grid_mismatch
+from .volume import Volume
+from .volume_checks import grid_mismatch
 from ..utils.errors import InputError
 from ..utils.files import file_suffix, scan_id
 

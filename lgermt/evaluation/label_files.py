@@ -15,7 +15,8 @@ import numpy as np
 from ..data.io import SITK_SUFFIXES, read_stored_mask
 from ..data.labels import map_labels
 from ..data.scan_inputs import ScanFiles
-from ..data.volume import Volume, same_voxels_on
+from ..data.volume import Volume
+from ..data.volume_checks import same_voxels_on
 from ..training.config import TrainConfig
 from ..utils.files import file_suffix
 

@@ -14,12 +14,12 @@ from ..data.scan_inputs import ScanFiles, read_scan_files
 from lgermt.data.volume import (
     STANDARD_ORIENTATION,
     Volume,
-    check_volume,
     normalize,
     orientation_code,
     reorient,
     resample_to_spacing,
 )
+from ..data.volume_checks import check_volume
 from ..training.config import TrainConfig
 from ..utils.errors import InputError
 from ..utils.files import file_suffix

@@ -18,7 +18,8 @@ import torch
 
 from lgermt.data.io import read_scan, write_h5, write_image_like
 from lgermt.data.splits import load_split, read_list
-from lgermt.data.volume import Volume, check_volume
+from lgermt.data.volume import Volume
+from lgermt.data.volume_checks import check_volume
 from lgermt.training.checkpoint import load_checkpoint, load_model, resume
 from lgermt.training.config import TrainConfig, resolve_config
 from lgermt.training.saved_settings import config_to_dict

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from lgermt.data.io import read_scan, write_mask
 from lgermt.data.nifti import GEOMETRY_FIELDS
-from lgermt.data.volume import check_volume, orientation_code, voxel_to_world
+from lgermt.data.volume import orientation_code, voxel_to_world
+from lgermt.data.volume_checks import check_volume
 from lgermt.utils.errors import InputError
 
 SHAPE = (5, 6, 7)

@@ -15,14 +15,13 @@ from lgermt.data.volume import (
     OPPOSITE_LETTERS,
     Volume,
     find_axes,
-    grid_mismatch,
     nifti_affine,
     orientation_code,
     reorient,
     reorient_array,
-    same_voxels_on,
     voxel_to_world,
 )
+from lgermt.data.volume_checks import grid_mismatch, same_voxels_on
 from lgermt.utils.errors import InputError
 
 CODES = [
