@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BACKGROUND', 'LabelClasses', 'map_classes', 'parse_classes', 'all_values', 'one_class', 'stray_values',
            'refuse_strays', 'name_classes', 'choose_classes', 'is_single', 'read_image', 'read_label_values',
-           'try_label_values', 'find_classes', 'read_case']
+           'try_label_values', 'find_classes', 'read_case', 'ScanSet']
 
 # %% ../../nbs/handbook/label_classes.ipynb #251750d9
 import warnings
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .cases import Case, Source, safe_name
+from .datasets import DatasetInfo
 from .io import read_scan
 from .labels import find_label_values, whole_label
 from .volume import Volume
@@ -246,3 +247,18 @@ def read_case(
     stored = read_scan(case.label)
     label = same_voxels_on(scan, map_classes(stored.image, classes, case.label), stored, case.label)
     return check_volume(replace(scan, label=label), num_classes=1 + len(classes.names))
+
+# %% ../../nbs/handbook/label_classes.ipynb #e495d59f
+@dataclass(frozen=True)
+class ScanSet:
+    "Scans to look over, and what they have in common."
+
+    scans: list  # a `Case` each; of a prepared set the folder of each scan
+    info: DatasetInfo
+    classes: LabelClasses | None = None  # of a source; None for a prepared set
+    refused: tuple[tuple[str, str], ...] = ()  # IDs, and why their labels cannot be used
+
+    @property
+    def is_prepared(self) -> bool:
+        "Whether the images are normalised already."
+        return self.classes is None
