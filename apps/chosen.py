@@ -12,9 +12,9 @@ from lgermt.data.phantom import make_phantom
 from lgermt.data.volume import Volume
 from lgermt.evaluation.scoring import segment
 from lgermt.evaluation.sliding_window import sliding_window
-from lgermt.train import load_volumes
 from lgermt.training.checkpoint import load_model
 from lgermt.training.config import TrainConfig
+from lgermt.training.run_data import load_volumes
 from lgermt.viz.toy_run import ToyRun, train_toy_run
 
 SIDES = (64, 64, 48)  # of the part of a scan that the explorers show, at most

@@ -30,10 +30,11 @@ from lgermt.evaluation.statistics import (
     summarize_runs,
 )
 from .models.registry import build_model, title_with_network
-from .train import TrainingError, describe_data, load_volumes, run
+from .train import TrainingError, run
 from .training.command_line import parse_with_terms
 from .training.config import TrainConfig, check_method, resolve_config
 from .training.methods import METHODS, method_title
+from .training.run_data import describe_data, load_volumes
 from .training.run_folder import RESUMABLE_CHANGES, check_same_data
 from .training.saved_settings import config_to_dict, flatten_terms, upgrade_settings
 from .utils.cli import exit_on_user_error, format_option, tqdm_options
