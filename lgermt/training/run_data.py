@@ -6,6 +6,8 @@
 __all__ = ['load_volumes', 'describe_data', 'make_patch_sampler']
 
 # %% ../../nbs/handbook/run_data.ipynb #1d52c23a
+from dataclasses import replace
+
 import torch
 
 from ..data.datasets import PHANTOM_FOLDERS, data_folder, load_scan, write_phantoms
@@ -29,7 +31,8 @@ def load_volumes(
     split = load_split(folder, config.labeled, config.hold_out)
     training = [load_scan(folder, case, labeled=True) for case in split.labeled]
     if METHODS[config.method].unlabeled:
-        training += [load_scan(folder, case, labeled=False) for case in split.unlabeled]
+        unlabeled = [load_scan(folder, case, labeled=False) for case in split.unlabeled]
+        training += [replace(scan, label=None) for scan in unlabeled]
     scored = [load_scan(folder, case, labeled=True) for case in split.val or split.test]
     return split, training, scored
 
