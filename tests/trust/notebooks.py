@@ -105,8 +105,8 @@ def contents(outputs):
         elif PLOTLY in data:
             figures.append(data[PLOTLY]["data"])
         elif not any("widget" in kind or kind.startswith("image/") for kind in data):
-            kind = next((kind for kind in TEXTS if kind in data), None)
-            texts.append("".join(data.get(kind, [])))
+            shown = next((data[kind] for kind in TEXTS if kind in data), "")
+            texts.append("".join(shown))
     return "".join(texts), figures
 
 
