@@ -258,8 +258,7 @@ class Predictor:
         for source in self.table.sources.values():  # version 0.2 and before noted no stride
             source["model"].setdefault("--stride", list(trained.stride))
         plan_outputs(settings, self.scans, self.table, self.model_entry, self.config.classes)
-        windows = describe_windows({"window": trained.patch, "stride": self.config.stride})
-        self.outcome = Outcome(windows)
+        self.outcome = Outcome(describe_windows(trained.patch, self.config.stride))
 
     def say(
         self,

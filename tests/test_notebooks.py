@@ -21,7 +21,7 @@ def case(path):
     return pytest.param(path, id=f"{path.parent.name}/{path.stem}", marks=marks)
 
 
-@pytest.mark.parametrize("path", map(case, NOTEBOOKS))
+@pytest.mark.parametrize("path", [case(path) for path in NOTEBOOKS])
 def test_notebook(path, request):
     flags = request.config.getoption("flags")
     program = shutil.which("nbdev_test", path=Path(sys.executable).parent)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGE_FOLDERS', 'LABEL_FOLDERS', 'challenge_cases', 'read_dataset_json', 'listed_rows', 'label_names',
            'channel_names', 'listed_images', 'find_folder', 'cases_of_folders', 'nnunet_source', 'default_channels',
-           'flat_cases', 'flat_source', 'source_in_layout', 'read_source', 'find_cases']
+           'flat_cases', 'flat_source', 'source_in_layout', 'read_source']
 
 # %% ../../nbs/handbook/sources.ipynb #6a667514
 import json
@@ -259,10 +259,3 @@ def read_source(
                 "capitals; give them different IDs in a CSV"
             )
     return replace(found, cases=sorted(found.cases, key=lambda case: case.id))
-
-
-def find_cases(
-    source: str | Path,  # a CSV file, or a folder in one of the layouts
-) -> list[Case]:  # sorted by ID
-    "The scans of a source. Raises `InputError` as `read_source` does."
-    return read_source(source).cases

@@ -8,6 +8,8 @@ __all__ = ['mask_and_probability', 'segment', 'with_mm', 'volume_scores', 'mask_
            'describe_surface', 'describe_missed', 'describe_windows', 'format_scores', 'median_case']
 
 # %% ../../nbs/handbook/scoring.ipynb #ec79ff1d
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -238,13 +240,11 @@ def describe_missed(
 
 
 def describe_windows(
-    metrics: dict,  # content of metrics.json; masks from elsewhere come from no window
-) -> str:  # one line, or ""
+    window: Sequence[int],  # sides (X, Y, Z) in voxels
+    stride: Sequence[int],  # voxels from one window to the next
+) -> str:  # one line
     "The windows that the masks are the mean of."
-    if "window" not in metrics:
-        return ""
-    sides, stride = metrics["window"], metrics["stride"]
-    return f"windows of {' x '.join(map(str, sides))} voxels, stride {' '.join(map(str, stride))}"
+    return f"windows of {' x '.join(map(str, window))} voxels, stride {' '.join(map(str, stride))}"
 
 
 def format_scores(
@@ -268,8 +268,9 @@ def format_scores(
     lines += [line("mean", metrics["mean"]), line("std", metrics["std"])]
     if islands := describe_islands(metrics):
         lines += [line("largest", metrics["largest_piece"]["mean"]), islands]
-    described = describe_surface(metrics), describe_missed(metrics), describe_windows(metrics)
-    lines += filter(None, described)
+    lines += filter(None, (describe_surface(metrics), describe_missed(metrics)))
+    if "window" in metrics:  # masks from elsewhere come from no window
+        lines.append(describe_windows(metrics["window"], metrics["stride"]))
     if by_class:
         lines.append("mean of each class")
     for name, summary in by_class.items():
