@@ -10,11 +10,14 @@ from lgermt.data.datasets import load_scan, write_phantoms
 from lgermt.data.splits import load_split, read_list
 from lgermt.losses.terms import StepContext
 from lgermt.losses.weak_to_strong import soft_ce_dice_loss
+from lgermt.training.checkpoint import save_checkpoint
 from lgermt.training.methods import METHODS
 from lgermt.training.plugins import load_plugin
 from lgermt.training.trainer import Trainer
+from lgermt.utils.errors import InputError
 
 PLUGIN = ROOT / "results/search2/candidates.py"
+DISTILLED = ROOT / "results/search2/distilled.py"
 SPECIFICATION = importlib.util.spec_from_file_location(
     "choose_scans", ROOT / "results/search2/choose_scans.py"
 )
@@ -43,10 +46,10 @@ def candidates():
         METHODS.pop(name)
 
 
-def make_trainer(method, out):
+def make_trainer(method, out, **settings):
     patch = (48, 48, 16) if method == "shifted-crops" else (32, 32, 16)
     sizes = dict(patch=patch, batch_size=4, labeled_batch_size=2, iterations=2)
-    return Trainer(tiny_config(out, method, plugin=str(PLUGIN), **sizes))
+    return Trainer(tiny_config(out, method, **{"plugin": str(PLUGIN), **sizes, **settings}))
 
 
 def make_batch(config, unannotated_seed):
@@ -76,6 +79,35 @@ def test_a_candidate_learns_from_unannotated_patches(method, tmp_path):
     train(other, 2)
     first, second = one.student.state_dict(), other.student.state_dict()
     assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture
+def distilled():
+    "The row that learns from trained networks, for one test."
+    load_plugin(DISTILLED)
+    yield
+    METHODS.pop("distilled")
+
+
+def test_distilled_labels_are_the_mean_of_the_trained_networks(distilled, tmp_path):
+    "The loss is that of the two networks' mean prediction; without runs nothing starts."
+    runs = []
+    for seed in (1, 2):
+        teacher = make_trainer("vnet", tmp_path / f"vnet_{seed}", seed=seed)
+        save_checkpoint(teacher.config.out / "last.pt", teacher, 0)
+        runs.append(teacher.student.eval())
+    options = {"distilled": {"runs": f"{tmp_path}/vnet_1,{tmp_path}/vnet_2"}}
+    trainer = make_trainer("distilled", tmp_path, plugin=str(DISTILLED), terms=options)
+    images, labels = make_batch(trainer.config, 1)
+    step = trainer.make_context(images, labels, 0)
+    trainer.predict(step)
+    (_, term) = METHODS["distilled"].terms
+    loss = term.value(step, trainer.options["distilled"])
+    with torch.no_grad():
+        mean = sum(run(step.images[2:]).softmax(1) for run in runs) / 2
+    torch.testing.assert_close(loss, soft_ce_dice_loss(step.logits[2:], mean))
+    with pytest.raises(InputError, match="names no run"):
+        make_trainer("distilled", tmp_path, plugin=str(DISTILLED))
 
 
 def test_the_overlap_of_shifted_crops_is_the_same_place():
