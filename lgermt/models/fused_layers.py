@@ -109,7 +109,7 @@ def convolve_without_bias(
     x: Tensor,  # (B, in_channels, X, Y, Z)
 ) -> Tensor:  # (B, out_channels, ...)
     "A convolution as if its bias were 0."
-    if isinstance(convolution, nn.ConvTranspose3d):
+    if type(convolution) is nn.ConvTranspose3d:  # a packed one is called as the others are
         return F.conv_transpose3d(x, convolution.weight, None, convolution.stride)
     if isinstance(convolution, SafeConv3d) and convolution.is_wrong_in_bf16(x):
         with torch.autocast("cpu", enabled=False):
