@@ -191,7 +191,6 @@ def explorer_figure(
     x: int,  # of the voxel inside the block, 0 to 15
     y: int,
     z: int,
-    most: float,  # upper end of the axis of losses, 1/1000
 ) -> go.Figure:
     "The explorer's figure with the positions of its sliders above."
     figure = affinity_figure(run, iteration, block, x, y, z, row="in the slice")
@@ -202,7 +201,6 @@ def explorer_figure(
         slider("x in block", places, x, 0.58, 0.2),
         slider("y in block", places, y, 0.8, 0.2),
     ]
-    figure.update_yaxes(range=[0, most], row=2, col=1)
     return figure.update_layout(sliders=sliders, height=640, margin=dict(l=60, r=90, t=130, b=50))
 
 
@@ -240,12 +238,15 @@ def write_explorer(
 ) -> None:
     "Draws the explorer once for every position, as a moving picture."
     run = train_toy_run(iterations=60, every=4, sides=(48, 32, 32), base_channels=4, seed=0)
+    places, times = zip(*positions(run), strict=True)
+    figures = [explorer_figure(run, *place) for place in places]
+    losses = [max(bars.y) for figure in figures for bars in figure.select_traces({"type": "bar"})]
     colors = palette()
-    frames, times = [], []
-    for position, time in positions(run):
-        frame = render(explorer_figure(run, *position, most=15), 960)  # no loss is larger here
+    frames = []
+    for figure in figures:
+        figure.update_yaxes(range=[0, 1.1 * max(losses)], row=2, col=1)
+        frame = render(figure, 960)
         frames.append(frame.quantize(palette=colors, dither=Image.Dither.NONE))
-        times.append(time)
     frames[0].save(
         path, save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True
     )
