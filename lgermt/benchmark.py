@@ -21,6 +21,7 @@ from lgermt.bench.steps import (
 from lgermt.bench.timing import (
     UNCROPPED_SHAPE,
     BenchmarkCase,
+    describe_case,
     device_peak_memory,
     make_disk_batch,
     make_local_loss,
@@ -32,7 +33,6 @@ from lgermt.bench.timing import (
 )
 from .training.config import TrainConfig, resolve_config
 from .utils.cli import Flag, exit_on_user_error, parse_args
-from .utils.environment import pick_device, versions
 from .utils.files import check_writable, write_json
 
 _all_ = ["TrainingStep"]
@@ -94,7 +94,7 @@ def run_benchmark(
     say: Callable = print,  # called with every line of the table as soon as it is there
 ) -> dict:  # content of the JSON file
     "All rows of the table. Raises `InputError` for settings that cannot work."
-    config = resolve_config(
+    resolve_config(
         TrainConfig(
             data="none",
             out=Path("none"),
@@ -123,15 +123,7 @@ def run_benchmark(
             ("sliding window", make_sliding_window, "fp32"),
         ):
             rows[name]["floor"] = optimized(roofline_seconds, make, settings, precision)
-    result = {
-        "rows": rows,
-        "patch": config.patch,
-        "network": config.network,
-        "base_channels": config.base_channels,
-        "device": str(pick_device(settings.device)),
-        "precision": settings.precision,
-        "versions": versions(),
-    }
+    result = {"rows": rows, **describe_case(settings)}
     write_json(settings.json, result)
     return result
 

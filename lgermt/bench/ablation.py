@@ -25,6 +25,7 @@ from lgermt.bench.timing import (
     PUBLISHED_STRIDE,
     BenchmarkCase,
     cpu_profile,
+    describe_case,
     scale_sides,
     time_alternating,
     time_call,
@@ -36,7 +37,7 @@ from ..losses.affinity import extract_blocks, sample_block_corners
 from ..models.layers import InstanceNorm
 from ..models.registry import MODELS
 from ..utils.cli import Flag, exit_on_user_error, parse_args
-from ..utils.environment import disable_malloc_trim, versions
+from ..utils.environment import disable_malloc_trim
 from ..utils.files import check_writable, write_json
 
 # %% ../../nbs/handbook/ablation.ipynb #a11a3bf7
@@ -347,15 +348,7 @@ def measure_ablation(
     for name, optimized in (("before", False), ("after", True)):
         with worker_process() as run:
             profiles[name] = run(profile_step, case, optimized)
-    result = {
-        "changes": changes,
-        "profiles": profiles,
-        "patch": case.patch,
-        "network": case.network,
-        "base_channels": case.base_channels,
-        "precision": case.precision,
-        "versions": versions(),
-    }
+    result = {"changes": changes, "profiles": profiles, **describe_case(case)}
     write_json(settings.json, result)
     return result
 

@@ -17,11 +17,11 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from .timing import BenchmarkCase, time_call
+from .timing import BenchmarkCase, describe_case, time_call
 from ..models.packed_convolutions import pack_convolutions, packed_kind
 from ..models.registry import MODELS
 from ..utils.cli import exit_on_user_error, parse_args
-from ..utils.environment import pick_device, pick_precision, versions
+from ..utils.environment import pick_device, pick_precision
 from ..utils.files import check_writable, write_json
 
 # %% ../../nbs/handbook/convolution_times.ipynb #dab791ed
@@ -165,15 +165,7 @@ def measure_convolutions(
         for row in timed:
             say(format_times(row, timed[0]))
         rows += timed
-    result = {
-        "rows": rows,
-        "patch": settings.patch,
-        "base_channels": settings.base_channels,
-        "network": settings.network,
-        "precision": settings.precision,
-        "device": str(pick_device(settings.device)),
-        "versions": versions(),
-    }
+    result = {"rows": rows, **describe_case(settings)}
     write_json(settings.json, result)
     return result
 

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -25,12 +25,17 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .steps import TrainingStep, random_batch
-from .timing import BenchmarkCase, device_peak_memory, worker_process
+from lgermt.bench.timing import (
+    BenchmarkCase,
+    describe_case,
+    device_peak_memory,
+    worker_process,
+)
 from ..models.fused_layers import FusedUnit
 from ..models.layers import InstanceNorm
 from ..models.packed_convolutions import pack_convolutions
 from ..utils.cli import exit_on_user_error, parse_args
-from ..utils.environment import pick_device, versions
+from ..utils.environment import pick_device
 from ..utils.files import check_writable, write_json
 
 # %% ../../nbs/handbook/launches.ipynb #9a093175
@@ -350,12 +355,7 @@ def measure_launches(
 ) -> dict:  # content of the JSON file
     "All variants in their order, until the time is up."
     began = time.perf_counter()
-    result = {"rows": [], "left_out": []}
-    case = asdict(settings)
-    for name in ("patch", "base_channels", "precision", "steps"):
-        result[name] = case[name]
-    result["device"] = str(pick_device(settings.device))
-    result["versions"] = versions()
+    result = {"rows": [], "left_out": [], "steps": settings.steps, **describe_case(settings)}
     for method, name in plan(settings):
         if time.perf_counter() - began > settings.seconds:
             result["left_out"].append([method, name])
