@@ -7,6 +7,7 @@ __all__ = ['NEIGHBOURS', 'Convolutions', 'layers_and_inputs', 'make_sides', 'cal
            'measure_convolutions', 'main']
 
 # %% ../../nbs/handbook/convolution_times.ipynb #6079c35e
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,7 +18,13 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from .timing import BenchmarkCase, describe_case, time_call
+from lgermt.bench.timing import (
+    BenchmarkCase,
+    attempt,
+    describe_case,
+    profile_programs,
+    time_call,
+)
 from ..models.packed_convolutions import pack_convolutions, packed_kind
 from ..models.registry import MODELS
 from ..utils.cli import exit_on_user_error, parse_args
@@ -36,7 +43,7 @@ NEIGHBOURS = {  # kind of a layer -> numbers of neighbours that are tried
 
 @dataclass(frozen=True, kw_only=True)
 class Convolutions(BenchmarkCase):
-    "Time every kind of convolution of a network with 1, 2, 4 and 8 neighbours as channels."
+    "Time every kind of convolution of a network, plain and with neighbours as channels."
 
     json: Path
     "File to write."
@@ -72,7 +79,6 @@ def layers_and_inputs(
 def make_sides(
     layer: nn.Module,
     shape: tuple,  # of its input
-    first: bool,  # its input is the image and needs no gradient
     case: BenchmarkCase,
 ) -> tuple[Callable, Callable]:  # forward, training; without arguments
     "The two calls that are timed."
@@ -82,18 +88,19 @@ def make_sides(
     layer = layer.to(**layout)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator).to(**layout)
-    if dtype is not None and not first:
-        x = x.to(dtype)
-    x.requires_grad_(not first)
-    wanted = [*layer.parameters()] if first else [x, *layer.parameters()]
+    wanted = [*layer.parameters()]
+    if layer.in_channels > 1:  # not the image
+        x = x.to(dtype or torch.float32).requires_grad_()
+        wanted.append(x)
 
     def forward() -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             return layer(x)
 
+    slope = torch.ones_like(forward())  # of a loss
+
     def training() -> tuple:
-        y = forward()
-        return torch.autograd.grad(y, wanted, torch.ones_like(y))
+        return torch.autograd.grad(forward(), wanted, slope)
 
     return torch.no_grad()(forward), training
 
@@ -119,24 +126,28 @@ def time_layer(
         form = deepcopy(layer)
         if n > 1:
             form = pack_convolutions(form, {kind: n})
-        sides[n] = make_sides(form, shape, kind == "first", settings)
+        sides[n] = make_sides(form, shape, settings)
     times = {n: ([], []) for n in sides}
-    for _ in range(settings.turns + 1):
+    began = time.perf_counter()
+    for turn in range(settings.turns + 1):
+        if turn > 1 and time.perf_counter() - began > settings.seconds:
+            break
         for n, calls in sides.items():
             for call, seconds in zip(calls, times[n]):
                 repeated = partial(call_repeatedly, call, settings.repeats)
                 seconds.append(time_call(repeated) / settings.repeats)
     rows = []
     for n, (forward, training) in times.items():
-        rows.append(
-            {
-                "layer": f"{kind}, {layer.in_channels} to {layer.out_channels}",
-                "kind": kind,
-                "neighbours": n,
-                "forward": median(forward[1:]),
-                "training": median(training[1:]),
-            }
-        )
+        row = {
+            "layer": f"{kind}, {layer.in_channels} to {layer.out_channels}",
+            "kind": kind,
+            "neighbours": n,
+            "forward": median(forward[1:]),
+            "training": median(training[1:]),
+        }
+        if pick_device(settings.device).type == "cuda":
+            row["kernel_ms"] = profile_programs(sides[n][1])["kernel_ms"]
+        rows.append(row)
     return rows
 
 # %% ../../nbs/handbook/convolution_times.ipynb #a22680bb
@@ -158,15 +169,17 @@ def measure_convolutions(
 ) -> dict:  # content of the JSON file
     "All layers in all their forms."
     torch.manual_seed(0)
-    rows = []
+    result = {"rows": [], **describe_case(settings)}
     say(f"{'layer':<25}neighbours{'forward':>9}{'training':>20}")
     for kind, layer, shape in layers_and_inputs(settings):
-        timed = time_layer(kind, layer, shape, settings)
+        timed = attempt(time_layer, kind, layer, shape, settings)
+        if "error" in timed:
+            say(f"{kind}, {layer.in_channels} to {layer.out_channels}: {timed['error']}")
+            continue
         for row in timed:
             say(format_times(row, timed[0]))
-        rows += timed
-    result = {"rows": rows, **describe_case(settings)}
-    write_json(settings.json, result)
+        result["rows"] += timed
+        write_json(settings.json, result)
     return result
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GRAPH', 'PACKINGS', 'VARIANTS', 'MAIN_VARIANTS', 'FREE', 'PROGRAMS', 'FIRST_STEPS', 'Variant', 'Launches',
-           'ProgramCounter', 'count_programs', 'make_variant', 'method_batch', 'weights_digest', 'first_steps',
-           'digest_of_run', 'step_milliseconds', 'profile_programs', 'measure_variant', 'plan', 'in_own_process',
+           'ProgramCounter', 'count_programs', 'networks_of', 'make_variant', 'weights_digest', 'first_steps',
+           'interrupted_digest', 'step_milliseconds', 'weights_length', 'measure_variant', 'plan', 'in_own_process',
            'measure_row', 'format_launches', 'measure_launches', 'main']
 
 # %% ../../nbs/handbook/launches.ipynb #1da40c32
@@ -20,15 +20,16 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .steps import TrainingStep, random_batch
+from .steps import TrainingStep, method_batch
 from lgermt.bench.timing import (
-    BenchmarkCase,
+    NetworkCase,
+    attempt,
     describe_case,
     device_peak_memory,
+    profile_programs,
     worker_process,
 )
 from ..models.fused_layers import FusedUnit
@@ -46,9 +47,7 @@ class Variant:
     predicted: float  # ms per step of LG-ER-MT at the paper's size on an H100
     options: dict = field(default_factory=dict)  # of `TrainingStep`
     search: bool = False  # cuDNN times its convolutions before it chooses
-    # how a normalisation is computed: layer, batch (see `fused_layers`), patch (patch by patch at
-    # every level); empty: as the setting has it
-    norm: str = ""
+    norm: str = ""  # layer: as without a graph; patch: patch by patch at every level
     packed: bool = False  # layers of few channels pack neighbours (see `packed_convolutions`)
 
 
@@ -69,13 +68,12 @@ VARIANTS = {
     "fused, compile": Variant(25, {"step": "fused", "compile": True}),
     "graph, compile": Variant(23, GRAPH | {"compile": True}),
     "graph, compile, search": Variant(20, GRAPH | {"compile": True}, search=True),
-    "plain, compile": Variant(30, {"compile": True}),
 }
 MAIN_VARIANTS = ("plain", "graph", "fused", "graph, search")  # of every method, and run twice
 
 
 @dataclass(frozen=True, kw_only=True)
-class Launches(BenchmarkCase):
+class Launches(NetworkCase):
     "Time every variant of the training step, count its programs, and compare weights."
 
     json: Path
@@ -143,39 +141,40 @@ def count_programs(
 FIRST_STEPS = 12  # after which the weights are compared
 
 
+def networks_of(
+    step: TrainingStep,
+) -> list[nn.Module]:  # the student, and the teacher where there is one
+    "The networks of a step."
+    networks = (step.trainer.student, step.trainer.teacher)
+    return [network for network in networks if network is not None]
+
+
 def make_variant(
     name: str,  # of `VARIANTS`
     method: str,  # a row of METHODS
-    case: BenchmarkCase,
+    case: NetworkCase,
 ) -> TrainingStep:
     "The step of a variant, and what it changes in this process."
     variant = VARIANTS[name]
     torch.backends.cudnn.benchmark = variant.search
     step = TrainingStep(
-        method, case.patch, case.base_channels, case.device, case.precision, **variant.options
+        method,
+        case.patch,
+        case.base_channels,
+        case.device,
+        case.precision,
+        network=case.network,
+        **variant.options,
     )
-    trainer = step.trainer
     if variant.norm == "patch":
         InstanceNorm.batch_norm_is_faster = lambda layer, x: True
-    networks = [trainer.student] if trainer.teacher is None else [trainer.student, trainer.teacher]
-    for network in networks:
+    for network in networks_of(step):
         if variant.packed:
             pack_convolutions(network, PACKINGS)
         for unit in network.modules():
             if variant.norm and isinstance(unit, FusedUnit):
-                unit.form = "batch" if variant.norm == "batch" else "layer"
+                unit.form = "layer"
     return step
-
-
-def method_batch(
-    step: TrainingStep,
-) -> tuple:  # images, labels
-    "A batch as the method takes it."
-    trainer = step.trainer
-    config = trainer.config
-    count = trainer.method.num_labeled(config.batch_size, config.labeled_batch_size)
-    images, labels = random_batch(config.patch, trainer.device, config.batch_size)
-    return images, labels[:1].repeat(count, 1, 1, 1)
 
 
 def weights_digest(
@@ -183,9 +182,8 @@ def weights_digest(
 ) -> str:  # 16 digits
     "Hash of the weights of student and teacher."
     digest = hashlib.sha256()
-    for network in (step.trainer.student, step.trainer.teacher):
-        weights = [] if network is None else network.state_dict().values()
-        for weight in weights:
+    for network in networks_of(step):
+        for weight in network.state_dict().values():
             digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -193,7 +191,7 @@ def weights_digest(
 def first_steps(
     name: str,  # of `VARIANTS`
     method: str,  # a row of METHODS
-    case: BenchmarkCase,
+    case: NetworkCase,
     interrupted: bool = False,  # saved halfway, and loaded into a new trainer
 ) -> tuple[TrainingStep, tuple]:  # after FIRST_STEPS steps; its batch
     "The first steps of a run, from its seed."
@@ -210,14 +208,13 @@ def first_steps(
     return step, batch
 
 
-def digest_of_run(
+def interrupted_digest(
     name: str,  # of `VARIANTS`
     method: str,  # a row of METHODS
-    case: BenchmarkCase,
-    interrupted: bool,  # saved halfway, and loaded into a new trainer
+    case: NetworkCase,
 ) -> str:  # of `weights_digest`
-    "Hash of the weights after the first steps of a run."
-    return weights_digest(first_steps(name, method, case, interrupted)[0])
+    "Hash of the weights after the first steps of a run that was saved and loaded halfway."
+    return weights_digest(first_steps(name, method, case, interrupted=True)[0])
 
 # %% ../../nbs/handbook/launches.ipynb #62daf307
 def step_milliseconds(
@@ -241,32 +238,12 @@ def step_milliseconds(
     return median(a.elapsed_time(b) for a, b in zip(events, events[1:]))
 
 
-def profile_programs(
-    call: Callable,  # no arguments; one step
-    steps: int = 3,  # over which is averaged
-) -> dict:  # per step: kernels, kernel_ms, calls; largest: name, number and ms of twelve kernels
-    "What a step starts on a GPU, by PyTorch's profiler."
-    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
-    with profile(activities=activities) as trace:
-        for _ in range(steps):
-            call()
-        torch.cuda.synchronize()
-    numbers, times, calls = Counter(), Counter(), 0
-    for event in trace.events():
-        if event.device_type == DeviceType.CUDA:
-            numbers[event.name] += 1
-            times[event.name] += event.device_time_total / 1000
-        elif event.name.startswith(("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cudaMem")):
-            calls += 1
-    largest = [
-        (kernel[:90], numbers[kernel] / steps, ms / steps) for kernel, ms in times.most_common(12)
-    ]
-    return {
-        "kernels": sum(numbers.values()) / steps,
-        "kernel_ms": sum(times.values()) / steps,
-        "calls": calls / steps,
-        "largest": largest,
-    }
+def weights_length(
+    step: TrainingStep,
+) -> float:
+    "Norm of the student's weights; forms of the same step differ by rounding only."
+    lengths = [weight.detach().norm() for weight in step.trainer.student.parameters()]
+    return float(torch.stack(lengths).norm())
 
 
 def measure_variant(
@@ -277,17 +254,18 @@ def measure_variant(
     "Weights after the first steps, time, memory and programs of a variant."
     began = time.perf_counter()
     step, batch = first_steps(name, method, case)
-    digest = weights_digest(step)
-    row = {"first_seconds": time.perf_counter() - began, "digest": digest}
+    row = {"digest": weights_digest(step), "weights_length": weights_length(step)}
+    row["first_seconds"] = time.perf_counter() - began
     call = partial(step, *batch)
     device = step.trainer.device
     row["milliseconds"] = step_milliseconds(call, case.steps, device)
     row["megabytes"] = device_peak_memory(device)
+    row["loss"] = float(call()["loss"])
     if device.type == "cuda":
-        row |= profile_programs(call)
+        profiled = attempt(profile_programs, call)
+        row |= profiled if "error" not in profiled else {"profile_error": profiled["error"]}
     elif not step.trainer.config.compile:
         row["operations"] = count_programs(call)
-    row["loss"] = float(call()["loss"])
     return row
 
 # %% ../../nbs/handbook/launches.ipynb #0112dbf0
@@ -309,11 +287,8 @@ def in_own_process(
     *arguments,
 ) -> dict | str:  # what it returns; {"error": text} where it fails
     "Calls a function in a fresh process."
-    try:
-        with worker_process() as run:
-            return run(function, *arguments)
-    except Exception as error:  # of any kind: the other variants are still worth their time
-        return {"error": f"{type(error).__name__}: {error}"[:400]}
+    with worker_process() as run:
+        return attempt(run, attempt, function, *arguments)
 
 
 def measure_row(
@@ -321,17 +296,17 @@ def measure_row(
     name: str,  # of `VARIANTS`
     settings: Launches,
 ) -> dict:  # a row of the file
-    "A variant, and for the main ones of the first method whether its weights can be had again."
+    "A variant, and for the main ones of the first method whether its weights come out again."
     row = {"method": method, "variant": name}
     if method == "lg-er-mt":
         row["predicted"] = VARIANTS[name].predicted
     row |= in_own_process(measure_variant, name, method, settings)
     if "digest" in row and name in MAIN_VARIANTS and method == settings.methods[0]:
-        digests = [
-            in_own_process(digest_of_run, name, method, settings, interrupted)
-            for interrupted in (False, True)
-        ]
-        row["equal"] = [digest == row["digest"] for digest in digests]  # again; interrupted
+        again = in_own_process(interrupted_digest, name, method, settings)
+        if isinstance(again, dict):
+            row["interrupted_error"] = again["error"]
+        else:
+            row["equal"] = again == row["digest"]
     return row
 
 
@@ -346,7 +321,10 @@ def format_launches(
         return f"{begin}failed: {row['error']}"
     programs = row.get("kernels", row.get("operations", 0))
     equal = f", equal {row['equal']}" if "equal" in row else ""
-    return f"{begin}measured {row['milliseconds']:>6.1f} ms, {programs:>6.0f} programs{equal}"
+    return (
+        f"{begin}measured {row['milliseconds']:>6.1f} ms, {programs:>6.0f} programs, "
+        f"weights {row['weights_length']:.4f}{equal}"
+    )
 
 
 def measure_launches(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrainingStep', 'random_batch', 'make_step', 'make_compiled_step', 'make_whole_patch_loss', 'make_mc_dropout_passes',
-           'step_peak_memory', 'step_cost']
+           'step_peak_memory', 'method_batch', 'step_cost']
 
 # %% ../../nbs/handbook/steps.ipynb #3cc41d83
 from collections.abc import Callable
@@ -27,7 +27,6 @@ from lgermt.bench.timing import (
 from ..losses.affinity import local_structure_loss
 from ..losses.uncertainty import mc_dropout_mean
 from ..training.config import TrainConfig, resolve_config
-from ..training.methods import METHODS
 from ..training.seeding import GaussianNoise
 from ..training.trainer import Trainer
 from ..utils.environment import disable_malloc_trim, pick_device
@@ -188,6 +187,16 @@ def step_peak_memory(
         return run(peak_rss) - before
 
 # %% ../../nbs/handbook/steps.ipynb #53049896
+def method_batch(
+    step: TrainingStep,
+) -> tuple[Tensor, Tensor]:  # images (B, 1, X, Y, Z), labels (L, X, Y, Z) on the step's device
+    "A batch as the method takes it: two annotated patches, or annotated ones only."
+    config = step.trainer.config
+    labeled = step.trainer.method.num_labeled(config.batch_size, config.labeled_batch_size)
+    images, labels = random_batch(config.patch, step.trainer.device, config.batch_size)
+    return images, labels[:1].repeat(labeled, 1, 1, 1)
+
+
 def step_cost(
     method: str,  # a row of METHODS
     patch: tuple = (112, 112, 80),  # X, Y, Z, multiples of 16
@@ -197,11 +206,8 @@ def step_cost(
     "What a step of a method costs: the median of three, after one that is not counted."
     before = device_peak_memory(device)
     step = TrainingStep(method, patch, base_channels, device)
-    config = step.trainer.config
-    labeled = METHODS[method].num_labeled(config.batch_size, config.labeled_batch_size)
-    images, labels = random_batch(patch, step.trainer.device, config.batch_size)
-    step.iteration = config.iterations // 2
-    call = partial(step, images, labels[:1].repeat(labeled, 1, 1, 1))
+    step.iteration = step.trainer.config.iterations // 2
+    call = partial(step, *method_batch(step))
     seconds = median_seconds(call)
     return {
         "seconds": seconds,

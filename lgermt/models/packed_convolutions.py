@@ -20,7 +20,7 @@ def pack(
     x: Tensor,  # (B, C, X, Y, Z)
     n: int,  # a divisor of Z
 ) -> Tensor:  # (B, n C, X, Y, Z / n); the channels of a voxel stay together
-    "`n` neighbours along the last axis as channels: with channels last, the same memory."
+    "`n` neighbours along the last axis as channels; with channels last it is the same memory."
     return x.movedim(1, -1).unflatten(3, (-1, n)).flatten(4).movedim(-1, 1)
 
 
@@ -37,11 +37,10 @@ def packed_kernel(
     n: int,  # neighbours per group
 ) -> Tensor:  # (n O, n C, 3, 3, 3)
     "The kernel that sees groups of `n` voxels."
-    voxel = torch.arange(n, device=weight.device)
-    group = torch.arange(3, device=weight.device)
-    step = n * (group - 1) + voxel[:, None] - voxel[:, None, None]  # (to, from, group)
-    where = (step[..., None] == group - 1).to(weight)
-    return torch.einsum("abgk,oixyk->aobixyg", where, weight).flatten(2, 3).flatten(0, 1)
+    # what voxel a of a group sees of three groups: its kernel, and zeros on both sides
+    rows = [F.pad(weight, (n + a - 1, 2 * n - a - 2)) for a in range(n)]
+    kernel = torch.stack(rows).unflatten(-1, (3, n))  # (n, O, C, 3, 3, group, n)
+    return kernel.movedim(-1, 2).flatten(2, 3).flatten(0, 1)
 
 
 def packed_halving(
@@ -75,8 +74,6 @@ class PackedConv3x3x3(Conv3x3x3):
 class PackedHalving(Conv2x2x2):
     "A 2x2x2 convolution that halves the sides, packing pairs."
 
-    n = 2
-
     def _conv_forward(self, x, weight, bias):
         return F.conv3d(pack(x, 2), packed_halving(weight), bias, stride=(2, 2, 1))
 
@@ -84,9 +81,8 @@ class PackedHalving(Conv2x2x2):
 class PackedDoubling(nn.ConvTranspose3d):
     "A 2x2x2 transposed convolution that doubles the sides, packing pairs."
 
-    n = 2
-
     def _conv_forward(self, x, weight, bias):
+        x = x.contiguous(memory_format=torch.channels_last_3d)
         bias = None if bias is None else bias.repeat(2)
         y = F.conv_transpose3d(x, packed_halving(weight), bias, stride=(2, 2, 1))
         return unpack(y, 2)
@@ -112,8 +108,8 @@ class PackedClassifier(nn.Conv3d):
 
 # %% ../../nbs/handbook/packed_convolutions.ipynb #d5164df8
 PACKED_LAYERS = {  # kind of a layer -> what it becomes
-    "first": PackedConv3x3x3,
-    "narrow": PackedConv3x3x3,
+    "first": PackedConv3x3x3,  # at most 4 channels come in
+    "narrow": PackedConv3x3x3,  # 5 to 16
     "halving": PackedHalving,
     "doubling": PackedDoubling,
     "classifier": PackedClassifier,
@@ -143,7 +139,12 @@ def pack_convolutions(
     network: nn.Module,  # changed in place
     packings: dict[str, int],  # kind of a layer -> neighbours that become channels
 ) -> nn.Module:  # the same network
-    "Makes layers of these kinds pack their neighbours; weights and their names stay."
+    """Makes layers of these kinds pack their neighbours; weights and their names stay.
+
+    Raises `ValueError` for a halving or doubling that is to pack other than pairs.
+    """
+    if {packings.get("halving", 2), packings.get("doubling", 2)} != {2}:
+        raise ValueError(f"packings are {packings}; halving and doubling pack pairs only")
     for layer in network.modules():
         kind = packed_kind(layer)
         if kind in packings:

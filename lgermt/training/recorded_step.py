@@ -7,6 +7,7 @@ __all__ = ['WARMUP', 'why_not_recorded', 'check_step_setting', 'is_whole_step', 
            'RecordedStep']
 
 # %% ../../nbs/handbook/recorded_step.ipynb #618568ec
+import gc
 from typing import Any
 
 import torch
@@ -185,6 +186,7 @@ class RecordedStep:
 
     def record(self) -> None:
         "Records `compute`; nothing of it is executed."
+        gc.collect()  # an old recording that is deleted meanwhile would end this one
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.results = self.compute()
