@@ -232,7 +232,7 @@ def wall_of(
     beyond: np.ndarray,  # bool (X, Y, Z), points beyond the mitral plane: no wall there
     voxel: float,  # mean voxel size in the reference field, mm
 ) -> np.ndarray:  # bool (X, Y, Z), the atrium included
-    "The atrium and its wall of about two millimetres."
+    "The atrium and its wall of one to two millimetres."
     return binary_dilation(atrium, iterations=max(1, round(1.8 / voxel))) & ~beyond
 
 
@@ -274,7 +274,7 @@ def bend(
     generator: np.random.Generator,
     grid: Sequence[np.ndarray],  # the coordinate arrays of field_grid, mm
 ) -> list[np.ndarray]:  # three (X, Y, Z), mm
-    "Coordinates that are shifted by up to about two millimetres, smoothly."
+    "Coordinates that are shifted by up to about four millimetres, smoothly."
     warped = []
     for axis in grid:
         amplitude = generator.uniform(1.5, 2.5)

@@ -30,7 +30,7 @@ class Size:
     mutated: tuple = MUTATED  # modules
     notebooks: tuple = ()  # names of those that run; none: all
     tests: tuple = ("tests",)  # whose coverage counts; notebooks too
-    pins: str = "requirements-hashed.txt"  # what is asked for known holes
+    pins: str = "requirements-hashed.txt"  # what is asked for known vulnerabilities
 
 
 # the output of a process as text, whatever the locale of this one

@@ -38,7 +38,7 @@ def wheel(size, seed):
 
 
 def audit(size, seed):
-    "No package of `requirements-hashed.txt` has a hole that is known."
+    "No package of `requirements-hashed.txt` has a known vulnerability."
     done = module_run(
         "pip_audit",
         *("--requirement", ROOT / size.pins, "--no-deps", "--disable-pip"),
@@ -48,20 +48,21 @@ def audit(size, seed):
         packages = json.loads(done.stdout)["dependencies"]
     except ValueError:
         said = done.stderr.strip().splitlines()[-1:]
-        text = "advisories not reached: nothing is known"
+        text = "not checked: the list of vulnerabilities was not reached"
         return Figures(f"{size.pins}, by pip-audit", text, None, {"said": said})
-    holes = {
-        package["name"]: [hole["id"] for hole in package["vulns"]]
+    vulnerable = {
+        package["name"]: [known["id"] for known in package["vulns"]]
         for package in packages
         if package.get("vulns")
     }
     unknown = [package["name"] for package in packages if "skip_reason" in package]
-    found = f"{sum(map(len, holes.values()))} holes known"
+    checked = len(packages) - len(unknown)
+    found = f"{sum(map(len, vulnerable.values()))} known vulnerabilities in {checked} packages"
     if unknown:
-        found += f"; advisories not reached for {len(unknown)} of them, of which nothing is known"
+        found += f"; the list of these was not reached for {len(unknown)}"
     return Figures(
         f"{len(packages)} packages, by pip-audit",
         found,
-        False if holes else None if unknown else True,
-        {"holes": holes, "unknown": unknown},
+        False if vulnerable else None if unknown else True,
+        {"vulnerable": vulnerable, "unknown": unknown},
     )
