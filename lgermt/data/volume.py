@@ -110,21 +110,25 @@ def resample_like(
     target: Volume,  # the grid wanted
     array: np.ndarray,  # (X, Y, Z) values; or (K, X, Y, Z), one volume after the other
     like: Volume,  # the grid they lie on
-    outside: float = 0.0,  # value beyond the array
+    outside: float | None = 0.0,  # value beyond the array; None: its border goes on
 ) -> np.ndarray:  # float32, (X, Y, Z) or (K, X, Y, Z) of the target
     "Values of one grid at the voxels of another, linear between voxels."
     import SimpleITK as sitk
 
     if array.ndim == 4:
         return np.stack([resample_like(target, part, like, outside) for part in array])
+    values = np.asarray(array, np.float32)
+    if outside is None:  # one voxel more, since for ITK the outer face itself is beyond the array
+        values = np.pad(values, (0, 1), mode="edge")
     empty = np.broadcast_to(np.float32(0), target.shape)
     resampled = sitk.Resample(
-        to_sitk(np.asarray(array, np.float32), like),
+        to_sitk(values, like),
         to_sitk(empty, target),
         sitk.Transform(),
         sitk.sitkLinear,
-        outside,
+        outside or 0.0,
         sitk.sitkFloat32,
+        outside is None,  # the nearest voxel, also farther away
     )
     return np.ascontiguousarray(sitk.GetArrayFromImage(resampled).transpose(2, 1, 0))
 
@@ -274,7 +278,7 @@ def resample_to_spacing(
 
     def resample(array: np.ndarray) -> np.ndarray:
         smooth = ndimage.gaussian_filter(np.asarray(array, np.float32), deviation, mode="nearest")
-        return resample_like(target, smooth, volume)
+        return resample_like(target, smooth, volume, outside=None)
 
     channels = np.stack([resample(channel) for channel in volume.channels])
     image = channels if volume.image.ndim == 4 else channels[0]

@@ -98,7 +98,7 @@ def segment_scan(
     if place.box:
         margins = fill_around(margins, place.box, prepared.shape)
     if prepared.spacing != turned.spacing:
-        resampled = [resample_like(turned, one, prepared, outside=-1.0) for one in margins]
+        resampled = [resample_like(turned, one, prepared, outside=None) for one in margins]
         margins = np.stack(resampled)
     classes = margins_to_classes(margins)
     if largest:
