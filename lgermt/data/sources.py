@@ -143,10 +143,17 @@ def cases_of_folders(
     folder: Path,
     images: Path,  # folder of the images in it
 ) -> list[Case]:
-    "Scans of a folder of images, and one of labels beside it; those of imagesTs without labels."
+    "Scans of a folder, and labels beside it. Raises `InputError` for a name in imagesTs, too."
     files = scan_files(images)
     if (folder / "imagesTs").is_dir():
-        files |= scan_files(folder / "imagesTs")
+        of_test = scan_files(folder / "imagesTs")
+        both = sorted(files.keys() & of_test.keys())
+        if both:
+            raise InputError(
+                f"{of_test[both[0]]}: {images.name} has a scan {both[0]}, too; "
+                "rename one of them with its label, or name the scans in a CSV"
+            )
+        files |= of_test
     places = find_folder(folder, LABEL_FOLDERS)
     labels = scan_files(places) if places else {}
     return pair_files(files, labels, numbered=images.name == "imagesTr")
