@@ -68,7 +68,7 @@ LABEL_ENDING = re.compile(
     r"annotation|manual|roi|laendo|atrium)$",
     re.IGNORECASE,
 )
-PREDICTION_ENDINGS = ("_pred", "_prob")  # of what lgermt.predict writes
+PREDICTION_ENDINGS = ("_pred", "_prob", "_uncertainty")  # of what lgermt.predict writes
 IMAGE_ENDING = re.compile(r"[-_.](image|img|im|scan|vol|volume|lgemri)$", re.IGNORECASE)
 
 

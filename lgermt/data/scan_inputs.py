@@ -9,7 +9,6 @@ __all__ = ['NNUNET_FOLDERS', 'ScanFiles', 'read_scan_files', 'channel_number', '
 # %% ../../nbs/handbook/scan_inputs.ipynb #7cddd567
 import glob
 import os
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from .cases import CHANNEL_ENDING, LABEL_ENDING, is_dicom_folder
+from lgermt.data.cases import (
+    CHANNEL_ENDING,
+    LABEL_ENDING,
+    PREDICTION_ENDINGS,
+    is_dicom_folder,
+)
 from .io import SITK_SUFFIXES, read_h5, read_scan
 from .sources import read_source
 from .volume import Volume
 from .volume_checks import grid_mismatch
 from ..utils.errors import InputError
-from ..utils.files import file_suffix, scan_id
+from ..utils.files import FOLDER_NAMED_SCANS, file_suffix, scan_id
 
 # %% ../../nbs/handbook/scan_inputs.ipynb #a6024578
 @dataclass(frozen=True)
@@ -65,6 +69,9 @@ def channel_number(
 ) -> tuple[str, str]:  # name of the scan; number of its channel, "" where the name has none
     "What a file's name says. Four digits are a channel where there may be channels."
     name = scan_id(path)
+    named_by_folder = path.name.split(".")[0] in FOLDER_NAMED_SCANS
+    if named_by_folder or file_suffix(path) == ".h5":  # an h5 file holds all channels
+        return name, ""
     number = CHANNEL_ENDING.search(name)
     if number and (channels > 1 or path.absolute().parent.name in NNUNET_FOLDERS):
         return name[: number.start()], number[1]
@@ -96,7 +103,7 @@ def is_scan_name(
     name = path.name[: len(path.name) - len(file_suffix(path))]
     if path.name.startswith(".") or file_suffix(path) not in (".h5", *SITK_SUFFIXES):
         return False
-    return not (LABEL_ENDING.search(name) or name.endswith(("_pred", "_prob")))
+    return not (LABEL_ENDING.search(name) or name.endswith(PREDICTION_ENDINGS))
 
 
 def scans_in_folder(
@@ -152,7 +159,9 @@ def without_annotations(
         stems[path] = path.absolute().parent / name
     scans, left_out = [], []
     for path, stem in stems.items():
-        base = re.sub(r"_(pred|prob)$", "", LABEL_ENDING.sub("", stem.name))
+        base = LABEL_ENDING.sub("", stem.name)
+        for ending in PREDICTION_ENDINGS:
+            base = base.removesuffix(ending)
         image = stem.with_name(base or "image")  # label.nii.gz belongs to image.nii.gz
         belongs = base != stem.name and image in stems.values()
         (left_out if belongs else scans).append(path)

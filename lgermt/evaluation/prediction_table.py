@@ -7,26 +7,20 @@ __all__ = ['TABLE', 'NOTE', 'OLD_COLUMNS', 'files_digest', 'PredictionTable', 'r
 
 # %% ../../nbs/handbook/prediction_table.ipynb #ec83d7f3
 import csv
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..data.case_inputs import content_digest
 from ..utils.errors import InputError
 from ..utils.files import read_json, write_csv, write_json
 
 # %% ../../nbs/handbook/prediction_table.ipynb #104cbe47
 def files_digest(
-    paths: Iterable[Path],  # files, or folders whose files are meant
+    paths: Sequence[Path],  # files, or folders whose files are meant
 ) -> str:  # 32 hexadecimal digits
-    "The first half of a SHA-256 of the content of files, in their order."
-    digest = hashlib.sha256()
-    for path in paths:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        for file in files:
-            if file.is_file():
-                digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:32]
+    "First half of the SHA-256 of their content. Raises `InputError` where one cannot be read."
+    return content_digest(paths)[:32]
 
 # %% ../../nbs/handbook/prediction_table.ipynb #d163299f
 TABLE, NOTE = "predictions.csv", "predict.json"
