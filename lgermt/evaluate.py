@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MASK_SUFFIXES', 'Evaluation', 'find_mask', 'case_rows', 'score_columns', 'beside', 'check_outputs', 'split_name',
            'warn', 'warnings_as_lines', 'load_scored', 'score_folder', 'held_weights', 'score_checkpoint',
-           'write_pictures', 'is_own_result', 'evaluate', 'main']
+           'write_pictures', 'what_is_scored', 'is_own_result', 'evaluate', 'main']
 
 # %% ../nbs/06_results/04_evaluate.ipynb #f920b7c9
 import os
@@ -190,7 +190,7 @@ def score_folder(
     pairs = tqdm(list(zip(volumes, masks)), "scoring", unit="scan", **tqdm_options(progress))
     method = Path(os.path.abspath(settings.predictions)).name  # a link keeps its own name
     metrics = score_masks(pairs, method, split_name(settings.split), info.classes)
-    return metrics | {"predictions": str(settings.predictions)}, volumes, masks
+    return metrics, volumes, masks
 
 
 def held_weights(
@@ -220,7 +220,7 @@ def score_checkpoint(
     split = split_name(settings.split)
     metrics, masks = score_network(model, volumes, config, split, progress)
     weights = settings.weights or held_weights(path)
-    metrics |= {"weights": weights, "checkpoint": str(path)}
+    metrics["weights"] = weights
     if same_image:
         metrics["trained_with"] = list(same_image)
     return metrics, volumes, masks
@@ -252,21 +252,32 @@ def write_pictures(
     return True
 
 # %% ../nbs/06_results/04_evaluate.ipynb #9aa76044
+def what_is_scored(
+    settings: Evaluation,
+) -> dict[str, str]:  # option -> its value
+    "The options on which the scores depend, as the result holds them."
+    scored = {"data": str(settings.data), "split": split_name(settings.split)}
+    if scored["split"] != settings.split:
+        scored["split_file"] = settings.split  # in another folder is another list of this name
+    for name in ("checkpoint", "predictions"):
+        if value := getattr(settings, name):
+            scored[name] = str(value)
+    return scored
+
+
 def is_own_result(
     settings: Evaluation,
 ) -> bool:
     "Whether the JSON file is there already and the result of the same command."
+    options = ("data", "split", "split_file", "checkpoint", "predictions")
     try:
         content = read_json(settings.out)
-        given = {name: content.get(name) for name in ("checkpoint", "predictions", "split")}
-    except (OSError, ValueError, AttributeError):  # none, or somebody's
+        given = {name: content[name] for name in options if name in content}
+    except (OSError, ValueError, TypeError):  # none, or somebody's
         return False
-    wanted = {"split": split_name(settings.split)}
-    for name in ("checkpoint", "predictions"):
-        value = getattr(settings, name)
-        wanted[name] = None if value is None else str(value)
-    weights = settings.weights or content.get("weights")
-    return given == wanted and content.get("weights") == weights and "cases" in content
+    if given != what_is_scored(settings) or "cases" not in content:
+        return False
+    return settings.weights in (None, content.get("weights"))
 
 
 def evaluate(
@@ -282,6 +293,7 @@ def evaluate(
     disable_malloc_trim()
     score = score_checkpoint if settings.checkpoint else score_folder
     metrics, volumes, masks = score(settings, progress)
+    metrics |= what_is_scored(settings)
     write_json(settings.out, metrics)
     write_csv(beside(settings.out, ".csv"), case_rows(metrics["cases"]))
     page = beside(settings.out, ".html")
