@@ -29,6 +29,7 @@ from .training.checkpoint import resume, save_checkpoint
 from .training.command_line import parse_train_config
 from .training.config import TrainConfig, resolve_config
 from lgermt.training.distributed import (
+    all_gather_objects,
     any_rank,
     barrier,
     check_equal_weights,
@@ -43,7 +44,7 @@ from .training.methods import method_title
 from .training.precision import check_convolutions
 from .training.run_data import describe_data, load_volumes, make_patch_sampler
 from .training.run_folder import check_run_folder, check_same_data, init_run_folder, lock_run
-from .training.run_log import RunLog
+from .training.run_log import RunLog, training_seconds
 from .training.saved_settings import config_to_dict
 from lgermt.training.summary import (
     StepTimer,
@@ -238,15 +239,14 @@ def run(
             remarks = further_annotations(kept.get("localizer"), split.labeled)
             print(describe_run(facts), *remarks, sep="\n", flush=True)
             callback = StepTimer(trainer, start, callback)
-        began = time.perf_counter()
         log = training_loop(trainer, patches, start, progress, callback, kept, scans)
-        seconds = round(time.perf_counter() - began, 1)
         if not scored:
             return None
         name = "val" if split.val else "test"
         bar = progress and rank() == 0
         metrics, masks = score_network(trainer.student, scored, config, name, bar)
-        metrics["seconds"] = seconds
+        seconds = all_gather_objects(training_seconds(log))[0]  # rank 0 has the log
+        metrics["seconds"] = round(seconds, 1)
         if rank() == 0:
             write_json(config.out / "metrics.json", metrics)
             facts["training"] = duration_text(seconds)
@@ -284,7 +284,9 @@ def write_report(
 
 # %% ../nbs/05_training/04_train.ipynb #de217a18
 @contextlib.contextmanager
-def exit_on_failed_training() -> Iterator[None]:
+def exit_on_failed_training(
+    last: Path,  # last.pt of the run
+) -> Iterator[None]:
     "Turns a failed training into one line and exit code 1, a stopped one into one line and 130."
     try:
         yield
@@ -292,7 +294,10 @@ def exit_on_failed_training() -> Iterator[None]:
         print(f"lgermt.train: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt as stop:
-        message = str(stop) or "stopped before the first step; start again with --overwrite"
+        message = str(stop)  # of the loop; elsewhere there is none
+        if not message and last.exists():
+            message = f"stopped; {last} is kept, go on with --resume"
+        message = message or "stopped before the first step; start again with --overwrite"
         print(f"lgermt.train: {message}", file=sys.stderr)
         raise SystemExit(130) from None
     except RuntimeError as error:
@@ -311,7 +316,7 @@ def main(
     "What `python -m lgermt.train` runs."
     with silence_other_ranks(), exit_on_user_error("lgermt.train"):
         config = parse_train_config(argv)
-        with exit_on_failed_training():
+        with exit_on_failed_training(config.out / "last.pt"):
             metrics = run(config)
         if metrics:
             print(format_scores(metrics))
