@@ -280,12 +280,14 @@ def check_terms(
             del given["weight"]
             text = " ".join(format_option(f"{term.name}.{name}", given[name]) for name in given)
             raise InputError(f"{text}: {error}") from None
-    on_unlabeled = [term.name for term in method.terms if term.covers == "unlabeled"]
+    on_unlabeled = [f"{term.name} term" for term in method.terms if term.covers == "unlabeled"]
+    if method.mixes_unlabeled:
+        on_unlabeled.append("mixing")
     if on_unlabeled and config.labeled_batch_size >= config.batch_size:
         labeled = format_option("labeled_batch_size", config.labeled_batch_size)
         total = format_option("batch_size", config.batch_size)
         raise InputError(
-            f"{labeled} of {total}: leaves no patch for the {on_unlabeled[0]} term "
+            f"{labeled} of {total}: leaves no patch for the {on_unlabeled[0]} "
             f"of {config.method}; choose 1 to {config.batch_size - 1}"
         )
 

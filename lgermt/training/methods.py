@@ -72,6 +72,7 @@ class Method:
     teacher_input: Callable[[StepContext], Tensor] | None = None
     # combines patches once per step, before both networks look; None: nothing is mixed
     mix: Callable[[StepContext], MixedBatch] | None = None
+    mixes_unlabeled: bool = False  # whether `mix` cannot do without unlabeled patches
     unlabeled: bool = True  # False: every patch of the batch is labeled
     has_teacher: bool = True  # whether an averaged copy of the student is kept
     teacher_dropout: bool = True  # whether the teacher's dropout is on, too
@@ -181,6 +182,7 @@ METHODS = {
         "Bai et al., CVPR 2023",
         (COPY_PASTE,),
         mix=mix_bcp,
+        mixes_unlabeled=True,
         student_input=mixed_images,
     ),
     "cutmix": Method(
@@ -188,6 +190,7 @@ METHODS = {
         "French et al., BMVC 2020",
         (SUPERVISED, CUTMIX),
         mix=mix_cutmix,
+        mixes_unlabeled=True,
         student_input=mixed_images,
         defaults=dict(augmentation="intensity"),
     ),
@@ -203,6 +206,7 @@ METHODS = {
         "this repository",
         (COPY_PASTE, CONSISTENCY, replace(ENTROPY, covers="all"), LOCAL, GLOBAL),
         mix=mix_bcp,
+        mixes_unlabeled=True,
         student_input=mixed_images,
         teacher_input=mixed_with_noise,
         defaults=dict(augmentation="both"),
