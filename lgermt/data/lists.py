@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIST_NAMES', 'existing_lists', 'check_lists', 'annotated_head', 'extend_lists', 'leaked_scans', 'write_lists',
-           'list_settings', 'check_kept_lists', 'draw_lists', 'make_lists']
+           'list_settings', 'check_kept_lists', 'draw_lists', 'shorter_lists', 'make_lists']
 
 # %% ../../nbs/handbook/lists.ipynb #e3366a31
 from collections.abc import Collection, Mapping, Sequence
@@ -173,6 +173,22 @@ def draw_lists(
     return {name: ids for name, ids in lists.items() if ids}
 
 
+def shorter_lists(
+    settings: Preparation,
+    lists: Mapping[str, Sequence[str]],  # that were drawn
+) -> list[str]:  # remarks, a line each
+    "Where fewer scans were drawn than an option asks for."
+    remarks = []
+    for name in ("val", "test"):
+        wanted, drawn = getattr(settings, name), len(lists.get(f"{name}.list", ()))
+        if is_count(wanted) and drawn < int(wanted):
+            remarks.append(
+                f"{name}.list: {drawn} scans instead of {wanted}, since the scans of a patient "
+                "stay together"
+            )
+    return remarks
+
+
 def make_lists(
     settings: Preparation,
     cases: Sequence[Case],  # that were prepared
@@ -182,7 +198,8 @@ def make_lists(
     "The lists of the set. Raises `InputError` where --labeled is more than there are."
     if not kept:
         lists = draw_lists(settings, cases)
-        return lists, leaked_scans(existing_lists(settings.out), lists)
+        remarks = shorter_lists(settings, lists)
+        return lists, remarks + leaked_scans(existing_lists(settings.out), lists)
     if "train.list" not in kept:
         scored = {case for ids in kept.values() for case in ids}
         rest = [case for case in cases if case.id not in scored]

@@ -234,7 +234,7 @@ def is_count(
     wanted: str | None,  # what an option says
 ) -> bool:
     "Whether an option gives a number of scans (and not the path of a list)."
-    return wanted is not None and wanted.isdigit()
+    return wanted is not None and wanted.isdecimal()
 
 
 def draw_cases(
@@ -242,7 +242,7 @@ def draw_cases(
     option: str,  # name of the option, for errors
     patients: dict[str, list[str]],  # patient -> IDs of annotated scans, in drawn order
 ) -> list[str]:  # IDs
-    "Whole patients, `count` scans or a little fewer. Raises `InputError` for too many."
+    "Whole patients, `count` scans or a little fewer. Raises `InputError` for too many, or none."
     available = sum(len(ids) for ids in patients.values())
     if count and count >= available:
         raise InputError(
@@ -253,6 +253,12 @@ def draw_cases(
     for ids in patients.values():
         if len(chosen) + len(ids) <= count:
             chosen += ids
+    if count and not chosen:
+        least = min(len(ids) for ids in patients.values())
+        raise InputError(
+            f"--{option} {count}: the scans of a patient stay together, and every patient has "
+            f"{least} or more; choose {least} or more, or leave --{option} away"
+        )
     return chosen
 
 
