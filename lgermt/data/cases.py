@@ -43,6 +43,12 @@ class Case:
                 f"{self.image}: the ID {self.id!r} cannot be a folder's name; rename the file, "
                 "or give the scan an ID of letters, digits, - and _ in a CSV"
             )
+        ending = file_suffix(self.id)
+        if ending in (".h5", *SITK_SUFFIXES):
+            raise InputError(
+                f"{self.image}: the ID {self.id!r} is the name of a file; rename the file, "
+                f"or give the scan an ID without {ending} in a CSV"
+            )
 
 
 @dataclass(frozen=True)
