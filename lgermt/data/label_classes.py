@@ -71,7 +71,7 @@ def parse_classes(
     names = {}
     for word in words:
         name, _, value = word.partition("=")
-        sound = value.isdigit() and 0 < int(value) <= 65535 and name and safe_name(name) == name
+        sound = value.isdecimal() and 0 < int(value) <= 65535 and name and safe_name(name) == name
         if not sound or int(value) in names or (name in names.values() and name != BACKGROUND):
             raise InputError(
                 f"--classes {' '.join(words)}: {word} is not right; write NAME=VALUE for each, "

@@ -7,6 +7,7 @@ __all__ = ['NORMALIZATION', 'FILE_DETERMINING_SETTINGS', 'LIST_OPTIONS', 'Prepar
            'check_existing_scans']
 
 # %% ../../nbs/handbook/preparation.ipynb #e39539d5
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +88,10 @@ def check_settings(
     settings: Preparation,
 ) -> None:
     "Raises `InputError` for numbers that cannot be, and for files that are not there."
-    if settings.spacing and min(settings.spacing) <= 0:
+    sides = settings.spacing or (1.0, 1.0, 1.0)
+    if min(sides) <= 0 or not math.isfinite(sum(sides)):
         option = format_option("spacing", settings.spacing)
-        raise InputError(f"{option}: every side of a voxel is more than 0 mm")
+        raise InputError(f"{option}: every side of a voxel is a number of more than 0 mm")
     for name in ("seed", "workers"):
         if getattr(settings, name) < 0:
             raise InputError(f"{format_option(name, getattr(settings, name))}: may not be below 0")
