@@ -9,6 +9,7 @@ __all__ = ['RESERVED_NAME', 'CHANNEL_ENDING', 'LABEL_ENDING', 'PREDICTION_ENDING
 
 # %% ../../nbs/handbook/cases.ipynb #6a667514
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,10 +85,17 @@ def is_dicom_folder(
     "Whether the first file of a folder is a DICOM slice: the letters DICM after 128 bytes."
     if not path.is_dir():
         return False
-    for file in sorted(path.iterdir()):
-        if file.is_file() and not file.name.startswith(".") and file.name != "DICOMDIR":
-            with open(file, "rb") as content:
-                return content.read(132)[128:] == b"DICM"
+    try:
+        for file in sorted(path.iterdir()):
+            if file.is_file() and not file.name.startswith(".") and file.name != "DICOMDIR":
+                with open(file, "rb") as content:
+                    return content.read(132)[128:] == b"DICM"
+    except PermissionError as error:
+        warnings.warn(
+            f"{error.filename or path}: may not be read, so no scan is looked for in it; "
+            "allow reading if it holds one",
+            stacklevel=2,
+        )
     return False
 
 
