@@ -10,13 +10,13 @@ __all__ = ['MIRROR_SLICES', 'QUANTILES', 'contrast', 'describe_classes', 'descri
 
 # %% ../../nbs/handbook/inspection.ipynb #6cac9ae6
 import hashlib
-import itertools
 import math
 from collections.abc import Sequence
 from statistics import median
 
 import numpy as np
 from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
 
 from .volume import Volume, orientation_code, reorient
 
@@ -266,12 +266,11 @@ def channel_warnings(
         return warnings
     quantiles = np.array([[c["quantiles"] for c in row["channels"]] for row in rows])
     usual = np.median(quantiles, axis=0)  # (channels, quantiles)
-    orders = list(itertools.permutations(range(len(usual))))
     for row, own in zip(rows, quantiles):
-        distances = [float(np.abs(own[list(order)] - usual).sum()) for order in orders]
-        best = int(np.argmin(distances))
-        if distances[best] < 0.5 * distances[0]:
-            order = ", ".join(str(number) for number in orders[best])
+        distances = np.abs(usual[:, None] - own).sum(-1)  # of a usual channel (row) and an own one
+        places, order = linear_sum_assignment(distances)
+        if distances[places, order].sum() < 0.5 * distances.trace():
+            order = ", ".join(str(number) for number in order)
             warnings[row["id"]] = f"the channels fit the other scans better in the order {order}"
     return warnings
 
