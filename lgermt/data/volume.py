@@ -296,7 +296,7 @@ def normalize_channel(
         raise InputError(
             f"{source}: holds NaN or infinite voxels: repair the scan, or leave it out"
         )
-    if deviation <= 1e-6 * max(1.0, abs(mean)):
+    if deviation <= 1e-6 * abs(mean):
         raise InputError(f"{source}: all voxels have the value {mean:g}: not a scan, leave it out")
     z_scored = image - mean  # float64
     z_scored /= deviation  # in place, since a whole scan is large
