@@ -115,14 +115,14 @@ def scans_in_folder(
     if prepared:
         return group_files(prepared, channels)
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and is_scan_name(path)]
-    if files:
-        return group_files(files, channels)
-    if is_dicom_folder(folder):
+    if not files and is_dicom_folder(folder):
         return [ScanFiles(folder.absolute().name, (folder,))]
-    series = [path for path in sorted(folder.iterdir()) if is_dicom_folder(path)]
-    if series:
-        return [ScanFiles(path.name, (path,)) for path in series]
-    return [ScanFiles(case.id, case.images) for case in read_source(folder).cases]
+    scans = group_files(files, channels)
+    for path in sorted(folder.iterdir()):
+        is_label = LABEL_ENDING.search(path.name)
+        if is_dicom_folder(path) and not is_label and not path.name.startswith("."):
+            scans.append(ScanFiles(path.name, (path,)))
+    return scans or [ScanFiles(case.id, case.images) for case in read_source(folder).cases]
 
 # %% ../../nbs/handbook/scan_inputs.ipynb #10c576f4
 def files_of_pattern(
