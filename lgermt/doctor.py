@@ -199,8 +199,8 @@ class Doctor:
     "Architecture: vnet, resunet."
     base_channels: int = 16
     "Feature channels of the network at full resolution."
-    batch_size: int = 4
-    "Patches per step."
+    batch_size: int | None = None
+    "Patches per step; left open: as the method has it, mostly 4."
     data: str = "phantom"
     "Folder of a prepared set: its channels and classes count."
     device: str = "auto"
