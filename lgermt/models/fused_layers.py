@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPATIAL', 'patch_statistics', 'per_channel', 'NormalizeBatch', 'normalize_plainly', 'normalize_as',
-           'convolve_without_bias', 'removes_bias', 'FusedUnit', 'fuse_units']
+           'convolve_without_bias', 'removes_bias', 'FusedUnit', 'fuse_units', 'split_units']
 
 # %% ../../nbs/handbook/fused_layers.ipynb #f5cd944a
 from itertools import zip_longest
@@ -166,4 +166,15 @@ def fuse_units(
         layers = [*child] if isinstance(child, nn.Sequential) else []
         if any(removes_bias(layer, after) for layer, after in zip(layers, layers[1:])):
             setattr(network, name, FusedUnit(*layers, form=form))
+    return network
+
+
+def split_units(
+    network: nn.Module,  # changed in place
+) -> nn.Module:  # the same network
+    "The inverse of `fuse_units`: every layer is called, so hooks on layers see their inputs."
+    for name, child in network.named_children():
+        split_units(child)
+        if isinstance(child, FusedUnit):
+            setattr(network, name, nn.Sequential(*child))
     return network

@@ -16,6 +16,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from ..models.fused_layers import split_units
 from .config import TrainConfig
 from .distributed import any_rank
 from ..utils.errors import InputError
@@ -31,7 +32,8 @@ def chosen_convolutions(
 ) -> dict[str, tuple]:  # name of a layer -> shape of its input (BATCH, channels, X, Y, Z)
     "The 3D convolution with most multiplications, and the halving with the smallest result."
     shapes, multiplications, halvings = {}, {}, {}
-    empty = deepcopy(network).to("meta").eval()
+    # a fused unit does not call its layers, so no hook of theirs would run
+    empty = split_units(deepcopy(network).to("meta").eval())
 
     def record(name):
         def hook(layer, inputs, output):
