@@ -62,7 +62,7 @@ class FurtherNetwork:
 # %% ../../nbs/05_training/01_methods.ipynb #dc0fca8f
 @dataclass(frozen=True)
 class Method:
-    "A row of the table of methods. Raises `ValueError` when two terms share a name."
+    "A row of the table of methods. Raises `ValueError` for one that contradicts itself."
 
     title: str  # as the tables print it
     source: str  # where it comes from
@@ -83,6 +83,11 @@ class Method:
         names = [term.name for term in self.all_terms]
         if len(names) > len(set(names)):
             raise ValueError(f"two terms of {self.title} share a name: {', '.join(names)}")
+        if self.teacher_input and not self.has_teacher:
+            raise ValueError(
+                f"{self.title} has a teacher_input and no teacher; "
+                "leave out teacher_input or has_teacher=False"
+            )
 
     @property
     def all_terms(self) -> tuple:  # of Term
