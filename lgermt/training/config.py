@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'RANGES', 'MAX_PATCH_VOXELS', 'DEFAULTS', 'DEFAULT_LEARNING_RATES', 'TrainConfig', 'check_ranges',
            'check_method', 'methods_with', 'unknown_term_option', 'term_options', 'effective_weights', 'check_terms',
-           'check_row_defaults', 'check_network', 'resolve_config']
+           'check_row_defaults', 'check_network', 'check_batch_norm', 'resolve_config']
 
 # %% ../../nbs/05_training/02_config.ipynb #9c1e5d9f
 import dataclasses
@@ -329,6 +329,27 @@ def check_network(
         raise InputError(f"--patch: {error}") from None
 
 
+def check_batch_norm(
+    config: TrainConfig,  # settings without open fields
+) -> None:
+    "Raises `InputError` where batch normalisation would get a single number per channel."
+    smallest = get_model_class(config.network).divisor  # sides of which one voxel is left
+    if config.norm != "batch" or max(config.patch) > smallest:
+        return
+    method = METHODS[config.method]
+    patches = []  # that a network sees at once
+    if method.mix is None:  # a mixture has two patches or more
+        patches.append(config.batch_size)
+    if method.mixes_unlabeled or (method.has_teacher and not method.teacher_input):
+        patches.append(config.batch_size - config.labeled_batch_size)  # by the teacher
+    if 1 in patches:
+        raise InputError(
+            f"{format_option('patch', config.patch)}: {config.network} leaves one voxel of it, "
+            "and one voxel of one patch is too little for --norm batch; "
+            "choose a larger --patch, or more patches per step with --batch-size"
+        )
+
+
 def resolve_config(
     config: TrainConfig,  # as given
 ) -> TrainConfig:  # with nothing left open
@@ -347,5 +368,6 @@ def resolve_config(
     info = dataclasses.asdict(read_dataset_info(config.data))
     config = replace(config, **left_open, stride=tuple(strides), **info)
     check_terms(config)
+    check_batch_norm(config)
     terms = {name: dataclasses.asdict(options) for name, options in term_options(config).items()}
     return replace(config, terms=terms)
