@@ -34,7 +34,7 @@ RESUMABLE_CHANGES = (  # settings that may change between start and resume
     "log_every",
     "validate_every",
     "checkpoint_every",
-    "sync_batchnorm",
+    "sync_batchnorm",  # but where it counts: `changed_settings`
 )
 
 
@@ -44,10 +44,12 @@ def changed_settings(
 ) -> list[str]:  # "--name value (was value)"
     "Settings that have changed although they decide about the result."
     before, now = flatten_terms(before), flatten_terms(now)
+    fixed = now.keys() - set(RESUMABLE_CHANGES)
+    if now.get("norm") == "batch" and world_size() > 1:
+        fixed.add("sync_batchnorm")
     changed = []
     for name, value in now.items():
-        fixed = name in before and name not in RESUMABLE_CHANGES
-        if fixed and value != before[name]:
+        if name in fixed and value != before.get(name, value):
             changed.append(f"{format_option(name, value)} (was {before[name]})")
     return changed
 
