@@ -25,7 +25,7 @@ from lgermt.data.cases import (
 from .io import SITK_SUFFIXES, read_h5, read_scan
 from .sources import read_source
 from .volume import Volume
-from .volume_checks import grid_mismatch
+from .volume_checks import same_voxels_on
 from ..utils.errors import InputError
 from ..utils.files import FOLDER_NAMED_SCANS, file_suffix, scan_id
 
@@ -50,14 +50,11 @@ def read_scan_files(
     first = replace(volumes[0], id=scan.id)
     if len(volumes) == 1:
         return first
+    channels = list(first.channels)
+    grid = replace(first, id=scan.files[0].name)  # messages name the file
     for path, volume in zip(scan.files[1:], volumes[1:]):
-        mismatch = grid_mismatch(first, volume)
-        if mismatch:
-            raise InputError(
-                f"{path}: does not lie on {scan.files[0].name}: {mismatch}; "
-                "export all channels on one grid"
-            )
-    return replace(first, image=np.concatenate([volume.channels for volume in volumes]))
+        channels += [same_voxels_on(grid, array, volume, path) for array in volume.channels]
+    return replace(first, image=np.stack(channels))
 
 # %% ../../nbs/handbook/scan_inputs.ipynb #fff69198
 NNUNET_FOLDERS = ("imagesTr", "imagesTs")

@@ -42,9 +42,9 @@ def find_label(
     scan: ScanFiles,
     labels: Path | None,  # folder of annotations
 ) -> Path | None:
-    "The annotation of a scan, if there is a file of its name."
+    "The annotation of a scan, if there is a file of its name that is not the scan itself."
     for path in label_candidates(scan, labels):
-        if path.is_file():
+        if path.is_file() and not any(path.samefile(file) for file in scan.files):
             return path
     return None
 

@@ -71,8 +71,8 @@ def read_for_prediction(
 ) -> tuple[Volume, Volume, Volume]:  # as it lies in the file; turned; what the network is to see
     "A scan, and what the network expects of it: turned, resampled, z-scored unless it is h5."
     volume = read_scan_files(scan, config.num_classes)
-    check_named_channels(volume, config.channels)
     check_volume(volume, labeled=False, num_classes=config.num_classes)
+    check_named_channels(volume, config.channels)
     turned, prepared = to_model_frame(volume, config)
     if file_suffix(scan.files[0]) != ".h5":  # which is normalised already
         image = normalize(prepared.image, volume.id)

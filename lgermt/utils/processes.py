@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from .environment import exit_with_parent
-from .errors import InputError
+from .errors import InputError, user_message
 
 # %% ../../nbs/handbook/processes.ipynb #cb7b4b4d
 def run_job(
@@ -34,10 +34,13 @@ def run_job(
     torch.set_num_threads(threads)
     try:
         sender.send(("result", function(*arguments)))
-    except InputError as error:
-        sender.send(("refused", str(error)))
     except KeyboardInterrupt:  # a training that was told to stop
         pass
+    except Exception as error:  # all kinds: `user_message` knows which are the user's
+        message = user_message(error)
+        if message is None:
+            raise
+        sender.send(("refused", message))
 
 
 @contextlib.contextmanager
