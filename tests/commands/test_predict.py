@@ -505,7 +505,9 @@ def test_a_link_keeps_its_name(finished, scans, tmp_path):
     assert list(table(out)) == ["c0", "c1"]
 
 
-def test_a_label_elsewhere_is_refused_and_one_in_another_order_is_not(finished, three, tmp_path):
+def test_a_label_elsewhere_costs_the_scores_and_one_in_another_order_does_not(
+    finished, three, tmp_path
+):
     labels = tmp_path / "labels"
     for number in range(3):
         label = grey_values(number)[1]
@@ -517,7 +519,9 @@ def test_a_label_elsewhere_is_refused_and_one_in_another_order_is_not(finished, 
         save(labels / f"s{number}.nii.gz", stored.dataobj, stored.affine)
     said = predict(finished, tmp_path / "masks", three, "--labels", labels, code=2)
     (line,) = said.errors
-    assert "refused: s1" in line and "does not lie on s1" in line
+    assert "annotation refused: s1" in line and "does not lie on s1" in line
+    assert list(table(tmp_path / "masks")) == ["s0", "s1", "s2"]  # a mask without scores
+    assert table(tmp_path / "masks")["s1"]["dice"] == ""
     save(labels / "s2.nii.gz", grey_values(2)[1])
     rows = table(tmp_path / "masks")
     predict(finished, tmp_path / "upright", three / "s2.nii.gz", "--labels", labels)
@@ -611,6 +615,7 @@ def test_labels_of_several_classes_are_scored_by_class(parts, tmp_path):
     save(labels / "p1.nii.gz", np.full(SHAPE, 5, np.uint8))
     said = predict(parts, tmp_path / "masks", scans, "--labels", labels, code=2)
     assert "refused: p1" in said.errors[-1] and "label values 5" in said.errors[-1]
+    assert (tmp_path / "masks" / "p1_pred.nii.gz").exists()
     row = table(tmp_path / "masks")["p0"]
     assert [float(row[f"{name}_dice"]) for name in CLASSES] == [1, 1, 0]
     assert float(row["dice"]) == pytest.approx(2 / 3)
