@@ -6,8 +6,8 @@
 __all__ = ['REFERENCE_METHOD', 'PAPER_RESULTS', 'LEFT_ALIGNED', 'LATEX_CHARACTERS', 'ABLATION_METHODS', 'wilcoxon_test',
            'read_results', 'row_title', 'scores_per_case', 'over_seeds', 'summarize_method', 'dice_of_shared_scans',
            'compare_rows', 'summarize_runs', 'metric_cells', 'comparison_cells', 'table_cells', 'class_cells',
-           'filled_columns', 'network_note', 'comparison_note', 'describe_protocol', 'markdown_table', 'markdown_lines',
-           'latex_line', 'latex_table', 'latex_lines']
+           'filled_columns', 'network_note', 'comparison_note', 'seeds_note', 'describe_protocol', 'markdown_table',
+           'markdown_lines', 'latex_line', 'latex_table', 'latex_lines']
 
 # %% ../../nbs/handbook/statistics.ipynb #0b04939d
 from collections.abc import Sequence
@@ -294,12 +294,28 @@ def comparison_note(
     return note
 
 
+def seeds_note(
+    results: list[dict],  # of `read_results`
+) -> str:  # a sentence
+    "The seeds of all rows, and those of the rows that have fewer."
+    seeds_of = {}
+    for result in results:
+        row = f"{row_title(result)} with {result['settings']['labeled']} annotated scans"
+        seeds_of.setdefault(row, set()).add(result["settings"]["seed"])
+    all_seeds = set().union(*seeds_of.values())
+    texts = {row: " ".join(map(str, sorted(seeds))) for row, seeds in seeds_of.items()}
+    fewer = [f"{row}: {texts[row]}" for row, seeds in seeds_of.items() if seeds != all_seeds]
+    note = f"Seeds {' '.join(map(str, sorted(all_seeds)))}: mean ± standard deviation over seeds. "
+    if fewer:
+        note += f"Rows with fewer seeds: {'; '.join(fewer)}. "
+    return note
+
+
 def describe_protocol(
     results: list[dict],  # of `read_results`
 ) -> str:  # some sentences
     "What a reader has to know to judge the table."
     first, settings = results[0], results[0]["settings"]
-    seeds = sorted({result["settings"]["seed"] for result in results})
     made_with = [result["versions"] for result in results if result.get("versions")]
     machines = sorted({versions["gpu"] or versions["processor"] for versions in made_with})
     on_machines = f", on {' or '.join(machines)}" if machines else ""
@@ -316,8 +332,7 @@ def describe_protocol(
         f"preset {' and '.join(presets)}. "
         f"{network_note(settings.get('network', 'vnet'))}"
         f"Protocol: last iteration, student, no post-processing. {of_classes}"
-        f"Seeds {' '.join(map(str, seeds))}: mean ± standard deviation over seeds. "
-        f"{comparison_note(results)}"
+        f"{seeds_note(results)}{comparison_note(results)}"
         f"min: minutes of training{on_machines}."
     )
 

@@ -59,7 +59,8 @@ def test_two_runs_at_once_are_those_of_one_after_the_other(scans, tmp_path):
 def test_a_run_that_fails_is_named_and_the_others_go_on(scans, tmp_path):
     "A folder of another's files stops the command as it does without --parallel."
     options = "--iterations", 6, "--parallel", 2, "--learning-rate", 1e30
-    done = compare(scans, tmp_path, *options)
+    done = compare(scans, tmp_path, *options, code=1)
+    assert "2 of the runs failed" in done.stderr and "nothing is finished yet" in done.stdout
     failed = [line for line in done.stdout.splitlines() if "failed: iteration" in line]
     assert {line.split("] ")[1].split(",")[0] for line in failed} == {"V-Net", "LG-ER-MT"}
     assert not list((tmp_path / "results").glob("*.json")) and not done.stderr.count("Traceback")
