@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from .data.datasets import PHANTOM_FOLDERS
 from .models.registry import build_model
 from .training.config import TrainConfig, resolve_config
 from .training.precision import describe_convolutions
@@ -213,7 +214,7 @@ def main(
     "What `python -m lgermt.doctor` runs."
     with exit_on_user_error("lgermt.doctor"):
         settings = parse_args(Doctor, argv, "lgermt.doctor")
-        if not settings.data.startswith("phantom") and not Path(settings.data).is_dir():
+        if settings.data not in PHANTOM_FOLDERS and not Path(settings.data).is_dir():
             raise InputError(f"{settings.data}: no such folder; --data takes a prepared set")
         config = TrainConfig(out=Path("none"), **vars(settings))
         for title, text in diagnose(config).items():
