@@ -18,8 +18,10 @@ from pathlib import Path
 import torch
 
 from .data.datasets import PHANTOM_FOLDERS
+from .losses.equivariance import stack_with_transformed
 from .models.registry import build_model
 from .training.config import TrainConfig, resolve_config
+from .training.methods import METHODS
 from .training.precision import describe_convolutions
 from .utils.cli import exit_on_user_error, parse_args
 from .utils.environment import cpu_name, pick_device, pick_precision
@@ -29,18 +31,24 @@ from .utils.errors import InputError
 def activation_bytes(
     config: TrainConfig,  # resolved
 ) -> int:  # bytes
-    "What the student's forward pass keeps for its backward pass, counted without computing it."
-    kept = {}
+    "What a step's forward passes keep for the backward pass, counted without computing them."
+    method, kept = METHODS[config.method], {}
 
     def record(tensor):
         storage = tensor.untyped_storage()
         kept[storage._cdata] = storage  # held, so that no other storage gets its address
         return tensor
 
-    network = build_model(config).to("meta")
-    images = torch.empty(config.batch_size, config.in_channels, *config.patch, device="meta")
+    further = [network for network in method.networks.values() if not network.terms]
+    with torch.device("meta"):  # has no contents
+        student = build_model(config)
+        networks = [student, *(network.make(config, student) for network in further)]
+    copies = 2 if method.mix is stack_with_transformed else 1
+    patches = copies * config.batch_size
+    images = torch.empty(patches, config.in_channels, *config.patch, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
-        network(images)
+        for network in networks:
+            network(images)
     return sum(storage.nbytes() for storage in kept.values())
 
 
