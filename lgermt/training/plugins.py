@@ -48,7 +48,8 @@ def check_plugin_methods(
     path: Path,  # where they come from
     methods: dict,  # METHODS of the file
 ) -> None:
-    "Raises `InputError` for a name that is taken or cannot be typed, and for what is no `Method`."
+    "Raises `InputError` for a name or title that is taken or wrong, and for what is no `Method`."
+    titles = {row.title: name for name, row in METHODS.items()}
     options = {term.name: term.options for row in METHODS.values() for term in row.all_terms}
     for name, method in methods.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", name):
@@ -59,6 +60,11 @@ def check_plugin_methods(
             raise InputError(f"--plugin {path}: METHODS[{name!r}] is no Method but {method!r:.60}")
         if name in METHODS:
             raise InputError(f"--plugin {path}: there is a method {name} already; rename yours")
+        if titles.setdefault(method.title, name) != name:
+            raise InputError(
+                f"--plugin {path}: {name} has the title {method.title}, as has "
+                f"{titles[method.title]}; tables and figures need another"
+            )
         for term in method.all_terms:
             if type(options.setdefault(term.name, term.options)) is not type(term.options):
                 raise InputError(
