@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ScoredScan', 'study_scan', 'cross_fit', 'rank_signals', 'held_out_scans', 'describe_run', 'study_run',
-           'study_ensemble', 'CalibrationStudy', 'calibration_study', 'main']
+           'study_ensemble', 'CalibrationStudy', 'check_runs', 'calibration_study', 'main']
 
 # %% ../../nbs/06_results/07_sure_and_wrong.ipynb #487fd5f3
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ from ..training.methods import METHODS
 from ..utils.cli import Flag, exit_on_user_error, parse_args, tqdm_options
 from ..utils.environment import pick_device, versions
 from ..utils.errors import InputError
-from ..utils.files import check_writable, write_json
+from ..utils.files import check_writable, read_json, write_json
 
 # %% ../../nbs/06_results/07_sure_and_wrong.ipynb #60da3f89
 @dataclass(frozen=True)
@@ -220,16 +220,46 @@ class CalibrationStudy:
     "auto, cpu, cuda, cuda:1, mps."
 
 
+def check_runs(
+    runs: Sequence[Path],  # folders
+    out: Path,  # of the results, METHOD_SEED.json
+) -> list[TrainConfig]:  # of the runs
+    "Settings of runs. Raises `InputError` where two share a file, or a method's scans differ."
+    configs, named, first = [], {}, {}
+    for folder in runs:
+        _, config = load_model(folder, "cpu")
+        configs.append(config)
+        name = f"{config.method}_{config.seed}.json"
+        other = named.setdefault(name, folder)
+        if Path(other).resolve() != Path(folder).resolve():
+            raise InputError(f"{folder}: {name} is the result of {other}, too; use another --out")
+        scans = {"annotated": config.labeled, "held_out": config.hold_out}
+        before = [(path, read_json(path)) for path in sorted(out.glob(f"{config.method}_*.json"))]
+        before = [(path, result.get("scans", {})) for path, result in before]
+        before.append(first.setdefault(config.method, (folder, scans)))
+        for where, known in before:
+            if any(known.get(kind, count) != count for kind, count in scans.items() if count):
+                raise InputError(
+                    f"{folder}: has {scans['annotated']} annotated scans and holds out "
+                    f"{scans['held_out']}, {where} has {known['annotated']} and holds out "
+                    f"{known['held_out']}; results of one method need the same, use another --out"
+                )
+    return configs
+
+
 def calibration_study(
     settings: CalibrationStudy,
     progress: bool = True,  # whether to show a bar
 ) -> None:
-    "Studies every run whose file is not there yet, then the seeds of every method together."
+    """Studies every run whose file is not there yet, then the seeds of every method together.
+
+    Raises `InputError` as `check_runs` and `study_run` do.
+    """
     options = settings.data, settings.device
     check_writable(settings.out)
     by_method = {}
-    for folder in settings.runs:
-        _, config = load_model(folder, "cpu")
+    configs = check_runs(settings.runs, settings.out)
+    for folder, config in zip(settings.runs, configs):
         by_method.setdefault(config.method, []).append(folder)
         path = settings.out / f"{config.method}_{config.seed}.json"
         if not path.exists():

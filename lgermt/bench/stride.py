@@ -18,7 +18,7 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
-from .calibration_study import describe_run
+from .calibration_study import check_runs, describe_run
 from .timing import PUBLISHED_STRIDE, scale_sides
 from ..data.datasets import load_scan
 from ..data.splits import case_ids
@@ -243,8 +243,8 @@ def study_strides(
 ) -> list[dict]:  # of `summarize_strides`, of all results in the folder
     "Studies every run whose file is not there yet. Raises `InputError`."
     check_writable(settings.out)
-    for folder in settings.runs:
-        _, config = load_model(folder, "cpu")
+    configs = check_runs(settings.runs, settings.out)
+    for folder, config in zip(settings.runs, configs):
         path = settings.out / f"{config.method}_{config.seed}.json"
         if not path.exists():
             options = settings.data, settings.patch, settings.device, progress
